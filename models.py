@@ -1,0 +1,229 @@
+"""A review classifier over one of three backbones: built from settings, saved to and loaded from a folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from config import PACKAGED, InputError, ModelConfig, config_from_dict
+from data import packaged_encoder
+from lstm import EncoderDecoder
+from transformer_solution import MultiHeadedAttention, Transformer
+
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+
+
+class LSTMBackbone(nn.Module):
+    """`EncoderDecoder` read at its first step; (B, T) -> (B, H), or (B, 2H) without a decoder.
+
+    Args:
+        padded_length: `T` to which every batch is padded, so that a review's states don't depend on the
+            reviews beside it.
+    """
+
+    def __init__(self, model: EncoderDecoder, padded_length: int):
+        super().__init__()
+        self.model = model
+        self.padded_length = padded_length
+        encoder_only = model.decoder is None
+        self.output_size = model.encoder.hidden_size * 2 if encoder_only else model.decoder.hidden_size
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        missing = self.padded_length - input_ids.shape[1]
+        padded = (nn.functional.pad(tensor, (0, missing)) for tensor in (input_ids, attention_mask))
+        return self.model(*padded)[0]
+
+
+class TransformerBackbone(nn.Module):
+    """`Transformer` read at CLS; (B, T) -> (B, E)."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+        self.output_size = model.mlp_head.hidden_size
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.model(input_ids, attention_mask)
+
+
+class BertBackbone(nn.Module):
+    """A BERT encoder read at its first token, [CLS] (Devlin et al. 2019); (B, T) -> (B, D).
+
+    Frozen but for its last layers: `start_epoch` sets which.
+
+    Args:
+        model: the encoder, without a pooler.
+        thaw_epoch: first epoch, from 1, in which encoder layers are trained.
+        thaw_layers: how many of them, from the last.
+
+    Raises:
+        ValueError: there are fewer layers than `thaw_layers`.
+    """
+
+    def __init__(self, model: BertModel, thaw_epoch: int, thaw_layers: int):
+        super().__init__()
+        layers = len(model.encoder.layer)
+        if thaw_layers > layers:
+            raise ValueError(f"model.thaw_layers={thaw_layers}; the encoder has {layers} layers")
+        self.model = model
+        self.thaw_epoch = thaw_epoch
+        self.thaw_layers = thaw_layers
+        self.output_size = model.config.hidden_size
+        self.start_epoch(1)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Freeze all parameters but those that are trained in `epoch`, counted from 1."""
+        self.model.requires_grad_(False)
+        thawed = self.thaw_layers if epoch >= self.thaw_epoch else 0
+        for layer in self.model.encoder.layer[len(self.model.encoder.layer) - thawed :]:
+            layer.requires_grad_(True)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+
+
+class ReviewClassifier(nn.Module):
+    """A linear layer over a backbone's summary of a review; 0 is negative, 1 positive.
+
+    Args:
+        backbone: called as `backbone(input_ids, attention_mask)`, with an `output_size`.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(backbone.output_size, 2)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Classify a batch.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = token.
+            labels: (B,) 0/1.
+
+        Returns:
+            `logits` (B, 2) and `loss`, the mean cross-entropy over the batch in nats (None without labels).
+        """
+        logits = self.classifier(self.backbone(input_ids, attention_mask)).float()
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set which parameters are trained in `epoch`, counted from 1: all, but in a pretrained backbone."""
+        if isinstance(self.backbone, BertBackbone):
+            self.backbone.start_epoch(epoch)
+
+
+def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> ReviewClassifier:
+    """The classifier that the settings describe; a pretrained backbone with its weights.
+
+    Raises:
+        InputError: the pretrained encoder is not to be had, is no BERT, or has too few layers.
+    """
+    if config.backbone == "bert":
+        return ReviewClassifier(bert_backbone(load_encoder(config), config))
+    return build_scratch(config, vocabulary_size, max_length)
+
+
+def build_scratch(config: ModelConfig, vocabulary_size: int, max_length: int) -> ReviewClassifier:
+    """The classifier over an LSTM or a Transformer."""
+    if config.backbone == "transformer":
+        model = Transformer(
+            vocabulary_size,
+            embed_dim=config.embedding_size,
+            hidden_dim=config.hidden_size,
+            num_heads=config.num_heads,
+            num_layers=config.num_layers,
+            block=config.block,
+            dropout=config.dropout,
+        )
+        return ReviewClassifier(TransformerBackbone(model))
+    attention = MultiHeadedAttention(2 * config.hidden_size, num_heads=1) if config.attention else None
+    model = EncoderDecoder(
+        vocabulary_size,
+        embedding_size=config.embedding_size,
+        hidden_size=config.hidden_size,
+        dropout=config.dropout,
+        encoder_only=not config.decoder,
+        attn=attention,
+    )
+    return ReviewClassifier(LSTMBackbone(model, max_length))
+
+
+def load_encoder(config: ModelConfig) -> BertModel:
+    """The pretrained encoder, from the package or the hub, with its dropout set."""
+    source = packaged_encoder() if config.pretrained == PACKAGED else config.pretrained
+    try:
+        settings = AutoConfig.from_pretrained(
+            source, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout
+        )
+        if not isinstance(settings, BertConfig):
+            raise InputError(f"model.pretrained={config.pretrained!r} is a {settings.model_type}; expected a bert")
+        return AutoModel.from_pretrained(
+            source, config=settings, add_pooling_layer=False, use_safetensors=True, dtype=torch.float32
+        )
+    except OSError as error:
+        raise InputError(
+            f"model.pretrained={config.pretrained!r} could not be loaded ({' '.join(str(error).split())[:200]}); "
+            f"{PACKAGED!r} works without a network"
+        ) from None
+
+
+def bert_backbone(encoder: BertModel, config: ModelConfig) -> BertBackbone:
+    try:
+        return BertBackbone(encoder, config.thaw_epoch, config.thaw_layers)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def save_model(
+    folder: Path, model: ReviewClassifier, config: ModelConfig, max_length: int, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Write weights (safetensors), settings (JSON) and tokenizer to `folder`; no pickle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    settings = {"model": asdict(config), "vocabulary_size": len(tokenizer), "max_length": max_length}
+    if config.backbone == "bert":
+        settings["encoder"] = model.backbone.model.config.to_dict()
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    tokenizer.save_pretrained(folder)
+
+
+def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenizerBase, int]:
+    """A saved classifier in evaluation mode, its tokenizer, and the tokens that it keeps of a review.
+
+    Raises:
+        InputError: a file is missing, or the weights are not those of the settings.
+    """
+    folder = Path(folder)
+    for name in (WEIGHTS, SETTINGS, "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; train the model first")
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+        config = config_from_dict(settings["model"], f"{folder / SETTINGS}", ModelConfig)
+        if config.backbone == "bert":
+            encoder = BertModel(BertConfig.from_dict(settings["encoder"]), add_pooling_layer=False)
+            model = ReviewClassifier(bert_backbone(encoder, config))
+        else:
+            model = build_scratch(config, settings["vocabulary_size"], settings["max_length"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder / SETTINGS}: not the settings of a saved model ({error!r})") from None
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {str(error)[:300]}") from None
+    return model.eval(), AutoTokenizer.from_pretrained(folder), settings["max_length"]
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters, or of those that have gradients."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
