@@ -139,7 +139,9 @@ def read_file(path: str | Path) -> Dataset:
     numbers = []
     for row, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
         if str(label) not in known:
-            raise InputError(f"{path}, row {row}: label {label!r}; accepted are {accepted[0]} (negative) and {accepted[1]}")
+            raise InputError(
+                f"{path}, row {row}: label {label!r}; accepted are {accepted[0]} (negative) and {accepted[1]}"
+            )
         if not clean(text):
             raise InputError(f"{path}, row {row}: the text is empty; give every row a text, or remove the row")
         numbers.append(known[str(label)])
@@ -184,7 +186,7 @@ def csv_columns(path: Path) -> tuple[list[str], list | None, tuple[int, int]]:
     else:
         raise InputError(
             f"{path}, row 1: found {shorten(header)}; expected a header with text and label, or two columns "
-            f"in the Yelp Polarity form: \"1\" (negative) or \"2\" (positive), then the text"
+            f'in the Yelp Polarity form: "1" (negative) or "2" (positive), then the text'
         )
     features = Features({name: Value("string") for name in columns})
     return named_columns(load_rows(path, features=features, keep_default_na=False, **options), path, accepted)

@@ -154,9 +154,7 @@ class DecoderAttn(nn.Module):
         self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
         self.mlp_attn = attn
 
-    def forward(
-        self, inputs: Tensor, hidden_states: States, mask: Tensor | None = None
-    ) -> tuple[Tensor, States]:
+    def forward(self, inputs: Tensor, hidden_states: States, mask: Tensor | None = None) -> tuple[Tensor, States]:
         """Decode a batch of encoder outputs.
 
         Args:

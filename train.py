@@ -383,9 +383,7 @@ class Evaluation:
     probabilities: np.ndarray
 
 
-def evaluate(
-    model: ReviewClassifier, reviews: TokenizedReviews, config: Config, device: torch.device
-) -> Evaluation:
+def evaluate(model: ReviewClassifier, reviews: TokenizedReviews, config: Config, device: torch.device) -> Evaluation:
     """Figures of `model` on a split; the model is left in evaluation mode."""
     model.eval()
     logits = predict_logits(model, reviews, config.train.eval_batch_size, device, config)

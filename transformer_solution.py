@@ -94,9 +94,7 @@ class MultiHeadedAttention(nn.Module):
         # Filled with the lowest number and not -inf: a row of padding alone has a softmax, then set to 0.
         return scores.masked_fill(padding, lowest).softmax(dim=-1).masked_fill(padding, 0.0)
 
-    def apply_attention(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
+    def apply_attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weighted sums of the values, heads merged.
 
         Args:
@@ -120,9 +118,7 @@ class MultiHeadedAttention(nn.Module):
             ValueError: the heads don't divide the features.
         """
         if tensor.shape[-1] % self.num_heads:
-            raise ValueError(
-                f"the features must be a multiple of num_heads={self.num_heads}, got {tensor.shape[-1]}"
-            )
+            raise ValueError(f"the features must be a multiple of num_heads={self.num_heads}, got {tensor.shape[-1]}")
         return tensor.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def merge_heads(self, tensor: Tensor) -> Tensor:
@@ -146,9 +142,7 @@ class MultiHeadedAttention(nn.Module):
         if hidden_states.ndim != 3 or hidden_states.shape[-1] != width:
             raise ValueError(f"hidden_states must be (B, T, {width}), got {tuple(hidden_states.shape)}")
         if self.sequence_length is not None and hidden_states.shape[1] > self.sequence_length:
-            raise ValueError(
-                f"at most sequence_length={self.sequence_length} tokens fit, got {hidden_states.shape[1]}"
-            )
+            raise ValueError(f"at most sequence_length={self.sequence_length} tokens fit, got {hidden_states.shape[1]}")
         queries = self.split_heads(self.w_q(hidden_states))
         keys = self.split_heads(self.w_k(hidden_states))
         values = self.split_heads(self.w_v(hidden_states))
