@@ -145,6 +145,7 @@ class DecoderAttn(nn.Module):
         input_size: features of an encoder output, `2H` of the encoder.
         hidden_size: features of the decoder's state, `H`.
         attn: a module called as `attn(inputs, mask)` that keeps the shape of its input, or None.
+            (`EncoderDecoder.first_step` also calls `attn(inputs, mask, queries=1)`, for the first position only.)
     """
 
     def __init__(self, input_size: int = 512, hidden_size: int = 256, attn: nn.Module | None = None):
@@ -226,6 +227,85 @@ class EncoderDecoder(nn.Module):
         if self.decoder is not None:
             x, (h, c) = self.decoder(x, (h[0:1], c[0:1]), mask)
         return x[:, 0], (h, c)
+
+    def first_step(self, inputs: Tensor, mask: Tensor | None = None, padded_length: int | None = None) -> Tensor:
+        """What `forward` gives first, without the work that it doesn't depend on.
+
+        The first step needs the forward direction's first step only (in front of a decoder also its last state),
+        the backward direction in full, one query of the attention and one step of the decoder. Padding beyond
+        the longest review need not be there: the backward direction comes to the same states over it in every
+        row, so one row is enough, and the forward direction reads the same input over it at each step.
+
+        Args:
+            inputs: (B, T), token ids.
+            mask: (B, T) of any dtype, 1 = token.
+            padded_length: number of tokens to which `forward` would see the inputs padded; None for `T`.
+
+        Returns:
+            (B, H), or (B, 2H) with `encoder_only`; equal to `forward(padded inputs, padded mask)[0]`. With
+            dropout, equal in distribution.
+
+        Raises:
+            ValueError: the inputs or the mask have another shape, the inputs are longer than `padded_length`, or
+                an attention would see the padding that is not there.
+        """
+        check_tokens(inputs)
+        check_mask(mask, inputs.shape)
+        missing = 0 if padded_length is None else padded_length - inputs.shape[1]
+        if missing < 0:
+            raise ValueError(f"inputs have {inputs.shape[1]} tokens, more than padded_length={padded_length}")
+        attn = None if self.decoder is None else self.decoder.mlp_attn
+        if missing and attn is not None and mask is None:
+            raise ValueError("attention without a mask sees the padding: give a mask, or no padded_length")
+        encoder, padding = self.encoder, self.encoder.embedding.weight[0].detach()
+        x = encoder.dropout(encoder.embedding(inputs))
+        forward, backward = Direction(encoder.rnn, "l0"), Direction(encoder.rnn, "l0_reverse")
+        zeros = tuple(state[:1] for state in encoder.initial_states(len(inputs)))
+        h, c = backward.repeat(padding, missing, tuple(state[:, :1] for state in zeros))
+        shape = zeros[0].shape
+        backwards, _ = backward.run(x.flip(1), (h.expand(shape).contiguous(), c.expand(shape).contiguous()))
+        forwards, states = forward.run(x if self.decoder else x[:, :1], zeros)
+        if attn is None:
+            first = torch.cat([forwards[:, :1], backwards[:, -1:]], dim=-1)
+        else:
+            first = attn(torch.cat([forwards, backwards.flip(1)], dim=-1), mask, queries=1)
+        if self.decoder is None:
+            return first[:, 0]
+        outputs, _ = Direction(self.decoder.rnn, "l0").run(first, forward.repeat(padding, missing, states))
+        return outputs[:, 0]
+
+
+class Direction:
+    """One direction of one layer of an `nn.LSTM`, run by itself on that module's own weights.
+
+    Args:
+        rnn: batch first, with biases.
+        suffix: `"l0"` or `"l0_reverse"`.
+    """
+
+    def __init__(self, rnn: nn.LSTM, suffix: str):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        self.weights = [getattr(rnn, f"{name}_{suffix}") for name in names]
+
+    def run(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
+        """(B, T, I) from `(h, c)`, each (1, B, H), in the order given -> (B, T, H) and the last `(h, c)`."""
+        return self.lstm(inputs, states, self.weights)
+
+    def repeat(self, token: Tensor, steps: int, states: States) -> States:
+        """`(h, c)` after `steps` steps of the same input, `token` (I,): its product with the weights is made once."""
+        if steps == 0:
+            return states
+        weight_ih, weight_hh, bias_ih, bias_hh = self.weights
+        constant = torch.addmv(bias_ih, weight_ih, token)
+        nothing = token.new_zeros(states[0].shape[1], steps, 1)
+        weights = [weight_ih.new_zeros(len(weight_ih), 1), weight_hh, constant, bias_hh]
+        return self.lstm(nothing, states, weights)[1]
+
+    @staticmethod
+    def lstm(inputs: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States]:
+        """The function behind `nn.LSTM.forward`: one layer, one direction, batch first, with biases."""
+        outputs, h, c = torch.lstm(inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
+        return outputs, (h, c)
 
 
 def check_tokens(inputs: Tensor) -> None:

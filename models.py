@@ -22,8 +22,8 @@ class LSTMBackbone(nn.Module):
     """`EncoderDecoder` read at its first step; (B, T) -> (B, H), or (B, 2H) without a decoder.
 
     Args:
-        padded_length: `T` to which every batch is padded, so that a review's states don't depend on the
-            reviews beside it.
+        padded_length: tokens to which every batch counts as padded, so that a review's states don't depend on
+            the reviews beside it.
     """
 
     def __init__(self, model: EncoderDecoder, padded_length: int):
@@ -34,9 +34,7 @@ class LSTMBackbone(nn.Module):
         self.output_size = model.encoder.hidden_size * 2 if encoder_only else model.decoder.hidden_size
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        missing = self.padded_length - input_ids.shape[1]
-        padded = (nn.functional.pad(tensor, (0, missing)) for tensor in (input_ids, attention_mask))
-        return self.model(*padded)[0]
+        return self.model.first_step(input_ids, attention_mask, self.padded_length)
 
 
 class TransformerBackbone(nn.Module):

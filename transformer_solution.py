@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 MAX_TOKENS = 256
+IMPLEMENTATIONS = ("eager", "sdpa")
 
 
 class LayerNorm(nn.Module):
@@ -59,13 +60,27 @@ class MultiHeadedAttention(nn.Module):
         head_size: features of a head, `d`.
         num_heads: number of heads, `N`.
         sequence_length: longest sequence accepted, `T`; None accepts any.
+        attn_implementation: `"eager"` computes the weights of `get_attention_weights`; `"sdpa"` gives equal outputs
+            through `torch.nn.functional.scaled_dot_product_attention`, which need not keep them.
+
+    Raises:
+        ValueError: an unknown implementation.
     """
 
-    def __init__(self, head_size: int, num_heads: int, sequence_length: int | None = None):
+    def __init__(
+        self,
+        head_size: int,
+        num_heads: int,
+        sequence_length: int | None = None,
+        attn_implementation: str = "eager",
+    ):
         super().__init__()
+        if attn_implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"attn_implementation must be one of {IMPLEMENTATIONS}, got {attn_implementation!r}")
         self.head_size = head_size
         self.num_heads = num_heads
         self.sequence_length = sequence_length
+        self.attn_implementation = attn_implementation
         width = head_size * num_heads
         self.w_q = nn.Linear(width, width)
         self.w_k = nn.Linear(width, width)
@@ -87,12 +102,7 @@ class MultiHeadedAttention(nn.Module):
             ValueError: the mask has another shape.
         """
         scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
-        if mask is None:
-            return scores.softmax(dim=-1)
-        padding = ~key_mask(mask, keys)
-        lowest = torch.finfo(scores.dtype).min
-        # Filled with the lowest number and not -inf: a row of padding alone has a softmax, then set to 0.
-        return scores.masked_fill(padding, lowest).softmax(dim=-1).masked_fill(padding, 0.0)
+        return masked_softmax(scores, None if mask is None else key_mask(mask, keys))
 
     def apply_attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weighted sums of the values, heads merged.
@@ -109,7 +119,10 @@ class MultiHeadedAttention(nn.Module):
         Raises:
             ValueError: the mask has another shape.
         """
-        return self.merge_heads(self.get_attention_weights(queries, keys, mask) @ values)
+        if self.attn_implementation == "eager":
+            return self.merge_heads(self.get_attention_weights(queries, keys, mask) @ values)
+        tokens = None if mask is None else key_mask(mask, keys)
+        return self.merge_heads(nn.functional.scaled_dot_product_attention(queries, keys, values, tokens))
 
     def split_heads(self, tensor: Tensor) -> Tensor:
         """(B, T, N d) -> (B, N, T, d), for any head size `d`; feature `n d + i` becomes `i` of head `n`.
@@ -125,15 +138,16 @@ class MultiHeadedAttention(nn.Module):
         """(B, N, T, d) -> (B, T, N d), for any head size `d`: the inverse of `split_heads`."""
         return tensor.transpose(1, 2).flatten(2)
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_states: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
         """Self-attention of a sequence.
 
         Args:
             hidden_states: (B, T, N d).
             mask: (B, T) of any dtype, 1 = token.
+            queries: compute the first so many positions only, `S`; None for all.
 
         Returns:
-            (B, T, N d).
+            (B, T, N d), or (B, S, N d).
 
         Raises:
             ValueError: the input or the mask has another shape, or there are too many tokens.
@@ -143,10 +157,38 @@ class MultiHeadedAttention(nn.Module):
             raise ValueError(f"hidden_states must be (B, T, {width}), got {tuple(hidden_states.shape)}")
         if self.sequence_length is not None and hidden_states.shape[1] > self.sequence_length:
             raise ValueError(f"at most sequence_length={self.sequence_length} tokens fit, got {hidden_states.shape[1]}")
-        queries = self.split_heads(self.w_q(hidden_states))
-        keys = self.split_heads(self.w_k(hidden_states))
-        values = self.split_heads(self.w_v(hidden_states))
-        return self.w_o(self.apply_attention(queries, keys, values, mask))
+        if queries == 1:
+            return self.w_o(self.attend_first(hidden_states, mask))
+        q = self.split_heads(self.w_q(hidden_states[:, :queries]))
+        k = self.split_heads(self.w_k(hidden_states))
+        v = self.split_heads(self.w_v(hidden_states))
+        return self.w_o(self.apply_attention(q, k, v, mask))
+
+    def attend_first(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`apply_attention` for the first position, without projecting every key and value.
+
+        A single query makes it cheaper to move the projections past the sums over the sequence:
+
+            q . (W_k x_j + b_k)           = (W_k^T q) . x_j + q . b_k
+            sum_j a_j (W_v x_j + b_v)     = W_v (sum_j a_j x_j) + b_v sum_j a_j
+
+        Args:
+            hidden_states: (B, T, N d).
+            mask: (B, T) of any dtype, 1 = token.
+
+        Returns:
+            (B, 1, N d).
+        """
+        x = hidden_states
+        heads = (self.num_heads, self.head_size)
+        q = self.w_q(x[:, 0]).unflatten(-1, heads)  # (B, N, d)
+        probes = torch.einsum("bnd,ndk->bnk", q, self.w_k.weight.unflatten(0, heads))  # (B, N, N d)
+        offsets = (q * self.w_k.bias.unflatten(0, heads)).sum(dim=-1, keepdim=True)  # (B, N, 1)
+        scores = (probes @ x.transpose(1, 2) + offsets) / math.sqrt(self.head_size)  # (B, N, T)
+        weights = masked_softmax(scores, None if mask is None else key_mask(mask, x[:, None])[:, 0])
+        values = torch.einsum("bnk,ndk->bnd", weights @ x, self.w_v.weight.unflatten(0, heads))
+        values = values + weights.sum(dim=-1, keepdim=True) * self.w_v.bias.unflatten(0, heads)
+        return values.flatten(1)[:, None]
 
 
 class AttentionBlock(nn.Module):
@@ -160,9 +202,10 @@ class AttentionBlock(nn.Module):
         num_heads: number of attention heads, `N`; divides `embed_dim`.
         sequence_length: longest sequence accepted; None accepts any.
         dropout: probability of zeroing a feature in the feed-forward network, in training.
+        attn_implementation: of the attention, `"eager"` or `"sdpa"`.
 
     Raises:
-        ValueError: the heads don't divide the width.
+        ValueError: the heads don't divide the width, or an unknown implementation.
     """
 
     def __init__(
@@ -172,12 +215,13 @@ class AttentionBlock(nn.Module):
         num_heads: int,
         sequence_length: int | None = None,
         dropout: float = 0.0,
+        attn_implementation: str = "eager",
     ):
         super().__init__()
         if embed_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
         self.layer_norm_1 = LayerNorm(embed_dim)
-        self.attn = MultiHeadedAttention(embed_dim // num_heads, num_heads, sequence_length)
+        self.attn = MultiHeadedAttention(embed_dim // num_heads, num_heads, sequence_length, attn_implementation)
         self.layer_norm_2 = LayerNorm(embed_dim)
         self.linear = nn.Sequential(
             nn.Linear(embed_dim, hidden_dim),
@@ -195,9 +239,9 @@ class PreNormAttentionBlock(AttentionBlock):
     x = x + ff(norm_2(x))
     """
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D); `mask` is (B, T) of any dtype, 1 = token."""
-        x = hidden_states + self.attn(self.layer_norm_1(hidden_states), mask)
+    def forward(self, hidden_states: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or its first `queries` positions; `mask` is (B, T) of any dtype, 1 = token."""
+        x = hidden_states[:, :queries] + self.attn(self.layer_norm_1(hidden_states), mask, queries)
         return x + self.linear(self.layer_norm_2(x))
 
 
@@ -208,9 +252,9 @@ class PostNormAttentionBlock(AttentionBlock):
     x = norm_2(x + ff(x))
     """
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D); `mask` is (B, T) of any dtype, 1 = token."""
-        x = self.layer_norm_1(hidden_states + self.attn(hidden_states, mask))
+    def forward(self, hidden_states: Tensor, mask: Tensor | None = None, queries: int | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or its first `queries` positions; `mask` is (B, T) of any dtype, 1 = token."""
+        x = self.layer_norm_1(hidden_states[:, :queries] + self.attn(hidden_states, mask, queries))
         return self.layer_norm_2(x + self.linear(x))
 
 
@@ -231,9 +275,10 @@ class Transformer(nn.Module):
         num_layers: number of blocks.
         block: `"prenorm"` or `"postnorm"`.
         dropout: probability of zeroing a feature of the embedding and in the feed-forward networks.
+        attn_implementation: of the attention, `"eager"` or `"sdpa"`.
 
     Raises:
-        ValueError: an unknown block, or heads that don't divide the width.
+        ValueError: an unknown block or implementation, no layers, or heads that don't divide the width.
     """
 
     def __init__(
@@ -245,8 +290,11 @@ class Transformer(nn.Module):
         num_layers: int = 2,
         block: str = "prenorm",
         dropout: float = 0.3,
+        attn_implementation: str = "eager",
     ):
         super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         if block not in BLOCKS:
             raise ValueError(f"block must be one of {sorted(BLOCKS)}, got {block!r}")
         positions = MAX_TOKENS + 1
@@ -255,7 +303,8 @@ class Transformer(nn.Module):
         self.pos_embedding = nn.Parameter(torch.randn(1, positions, embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.transformer = nn.ModuleList(
-            BLOCKS[block](embed_dim, hidden_dim, num_heads, positions, dropout) for _ in range(num_layers)
+            BLOCKS[block](embed_dim, hidden_dim, num_heads, positions, dropout, attn_implementation)
+            for _ in range(num_layers)
         )
         self.mlp_head = LayerNorm(embed_dim)
 
@@ -273,9 +322,11 @@ class Transformer(nn.Module):
             ValueError: the input or the mask has another shape, or there are more tokens than positions.
         """
         x, mask = self.embed(x, mask)
-        for block in self.transformer:
+        *blocks, last = self.transformer
+        for block in blocks:
             x = block(x, mask)
-        return self.mlp_head(x[:, 0])
+        # The summary depends on the last block's first position alone.
+        return self.mlp_head(last(x, mask, queries=1)[:, 0])
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """CLS and the embedded tokens with their positions, (B, 1 + T, E), and the mask grown by one."""
@@ -290,6 +341,18 @@ class Transformer(nn.Module):
         cls = self.cls_token.expand(len(x), -1, -1)
         x = torch.cat([cls, self.embedding(x)], dim=1)
         return self.dropout(x + self.pos_embedding[:, : x.shape[1]]), mask
+
+
+def masked_softmax(scores: Tensor, tokens: Tensor | None) -> Tensor:
+    """Softmax over the last dimension where `tokens` (booleans that broadcast) is true, 0 elsewhere.
+
+    Filled with the lowest number and not with -inf, a row without any token still has a softmax, which is then
+    set to 0; so are its gradients.
+    """
+    if tokens is None:
+        return scores.softmax(dim=-1)
+    lowest = torch.finfo(scores.dtype).min
+    return scores.masked_fill(~tokens, lowest).softmax(dim=-1).masked_fill(~tokens, 0.0)
 
 
 def key_mask(mask: Tensor, keys: Tensor) -> Tensor:
