@@ -157,25 +157,33 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     given = [(f"override {text!r}", parse_override(text)) for text in overrides]
     profile = Config.profile
     for _, layer in layers + given:
-        profile = layer.get("profile", profile)
+        profile = OmegaConf.to_container(layer).get("profile", profile)
     layers.append(read_profile(profile))
     config = OmegaConf.structured(Config)
     for origin, layer in layers + given:
         config = merge(config, layer, origin)
-    try:
-        resolved = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise InputError(f"{path}: {first_line(error)}") from None
-    check_ranges(resolved, str(path))
-    check_combinations(resolved, str(path))
-    return resolved
+    return resolve(config, str(path))
 
 
 def config_from_dict(settings: dict, origin: str, kind: type = Config) -> Any:
     """A checked dataclass of `kind` from nested settings, such as a run's config.yaml; errors as `load_config`."""
-    config = OmegaConf.to_object(merge(OmegaConf.structured(kind), OmegaConf.create(settings), origin))
-    check_ranges(config, origin)
-    return config
+    try:
+        layer = OmegaConf.create(settings)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{origin}: {first_line(error)}") from None
+    return resolve(merge(OmegaConf.structured(kind), layer, origin), origin)
+
+
+def resolve(config: DictConfig, origin: str) -> Any:
+    """The checked dataclass behind merged settings, references to other settings filled in."""
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{origin}: {first_line(error)}") from None
+    check_ranges(resolved, origin)
+    if isinstance(resolved, Config):
+        check_combinations(resolved, origin)
+    return resolved
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -187,12 +195,14 @@ def read_yaml(path: Path) -> DictConfig:
     if not path.is_file():
         raise InputError(f"{path}: no such file; the experiments are configs/1_*.yaml to configs/8_*.yaml")
     try:
-        content = OmegaConf.create(path.read_text(encoding="utf-8") or "{}")
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) or {}
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: expected `key: value` settings, found a {type(content).__name__}")
+        # Read again by OmegaConf, for which 1e-5 is a number.
+        return OmegaConf.create(text or "{}")
     except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise InputError(f"{path}: not a YAML file of settings: {first_line(error)}") from None
-    if not isinstance(content, DictConfig):
-        raise InputError(f"{path}: expected `key: value` settings, found a {type(content).__name__}")
-    return content
 
 
 def read_profile(name: str) -> tuple[str, DictConfig]:

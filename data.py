@@ -5,6 +5,7 @@ A batch holds `input_ids` (B, T), `attention_mask` (B, T; 1 where there is a tok
 """
 
 import csv
+import glob
 import hashlib
 import html
 import importlib.metadata
@@ -107,7 +108,7 @@ def read_yelp(revision: str | None) -> dict[str, Dataset]:
         datasets.config.HF_HUB_OFFLINE = True
     try:
         hub = datasets.load_dataset(YELP, revision=revision)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"data.source=yelp: {YELP} could not be reached on the hub ({type(error).__name__}); its cache would be "
             f"{datasets.config.HF_DATASETS_CACHE}; without a network use data.source=imdb or data.source=files"
@@ -171,6 +172,8 @@ def read_columns(path: str | Path) -> tuple[list[str], list | None, tuple[int, i
         raise InputError(f"{path}: the file is empty")
     if path.suffix != ".parquet":
         check_encoding(path)
+    if path.suffix == ".jsonl":
+        check_json_lines(path)
     return csv_columns(path) if path.suffix == ".csv" else named_columns(load_rows(path), path, (0, 1))
 
 
@@ -211,7 +214,7 @@ def load_rows(path: Path, **options) -> Dataset:
         try:
             return datasets.load_dataset(
                 READERS[path.suffix],
-                data_files=[str(path)],
+                data_files=[glob.escape(str(path))],
                 split="train",
                 cache_dir=cache,
                 keep_in_memory=True,
@@ -235,6 +238,18 @@ def check_encoding(path: Path) -> None:
                 ) from None
 
 
+def check_json_lines(path: Path) -> None:
+    """Refuse (`InputError`) a JSONL file with a line that is no JSON object, naming the row."""
+    with path.open(encoding="utf-8") as file:
+        for row, line in enumerate((line for line in file if line.strip()), start=1):
+            try:
+                content = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, row {row}: not JSON: {error}") from None
+            if not isinstance(content, dict):
+                raise InputError(f"{path}, row {row}: found {shorten(content)}; expected an object with text and label")
+
+
 def check_rows(path: Path) -> list[str]:
     """A CSV file's first row, after a look at whether all rows have as many columns.
 
@@ -243,12 +258,15 @@ def check_rows(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         number, header = 0, []
         try:
-            for number, fields in enumerate(csv.reader(file, strict=True), start=1):
+            rows = (fields for fields in csv.reader(file, strict=True) if fields)
+            for number, fields in enumerate(rows, start=1):
                 header = header or fields
-                expected = 2 if header and header[0] in ("1", "2") else len(header)
-                if fields and len(fields) != expected:
+                # As everywhere, row 1 is the first review: a header does not count.
+                row = number - ("text" in header)
+                expected = 2 if header[0] in ("1", "2") else len(header)
+                if len(fields) != expected:
                     raise InputError(
-                        f"{path}, row {number}: {len(fields)} columns, {shorten(fields)}; expected {expected} "
+                        f"{path}, row {row}: {len(fields)} columns, {shorten(fields)}; expected {expected} "
                         f"(a text that contains commas or quotes must be quoted)"
                     )
         except csv.Error as error:
@@ -402,12 +420,13 @@ def load_cached(folder: Path, config: DataConfig, tokenizer: PreTrainedTokenizer
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed, so that a folder under the key is always whole.
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
-        splits.save_to_disk(partial)
         try:
+            splits.save_to_disk(partial)
             partial.rename(folder)
-        except OSError:
+        except BaseException as error:
             shutil.rmtree(partial)
-            if not folder.is_dir():
+            # Another process may have been first: its folder under the same key is as good.
+            if not (isinstance(error, OSError) and folder.is_dir()):
                 raise
     return DatasetDict.load_from_disk(str(folder))
 

@@ -1,10 +1,14 @@
 """A review classifier over one of three backbones: built from settings, saved to and loaded from a folder."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
@@ -165,14 +169,28 @@ def load_encoder(config: ModelConfig) -> BertModel:
         )
         if not isinstance(settings, BertConfig):
             raise InputError(f"model.pretrained={config.pretrained!r} is a {settings.model_type}; expected a bert")
-        return AutoModel.from_pretrained(
-            source, config=settings, add_pooling_layer=False, use_safetensors=True, dtype=torch.float32
-        )
+        with quiet_loading():
+            return AutoModel.from_pretrained(
+                source, config=settings, add_pooling_layer=False, use_safetensors=True, dtype=torch.float32
+            )
     except OSError as error:
         raise InputError(
             f"model.pretrained={config.pretrained!r} could not be loaded ({' '.join(str(error).split())[:200]}); "
             f"{PACKAGED!r} works without a network"
         ) from None
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No bar for a load of a moment, and no report that the pooler, which no classifier here reads, is left out."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.enable_progress_bar()
+        transformers.logging.set_verbosity(verbosity)
 
 
 def bert_backbone(encoder: BertModel, config: ModelConfig) -> BertBackbone:
@@ -217,7 +235,7 @@ def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenize
         raise InputError(f"{folder / SETTINGS}: not the settings of a saved model ({error!r})") from None
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {str(error)[:300]}") from None
     return model.eval(), AutoTokenizer.from_pretrained(folder), settings["max_length"]
 

@@ -3,34 +3,18 @@
 import os
 import socket
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["MPLBACKEND"] = "agg"
-
 import numpy as np
 import pytest
 
 from config import Config, load_config
 
+# Read when the hub's client and matplotlib are imported, which no import above does.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+
 GOOD = ["great", "lovely", "tasty", "friendly", "perfect", "wonderful"]
 BAD = ["awful", "rude", "dirty", "cold", "terrible", "bland"]
-FILLER = ["the", "food", "and", "service", "at", "this", "place", "were", "so", "very", "on", "a", "monday", "with", "family"]
-    "the",
-    "food",
-    "and",
-    "service",
-    "at",
-    "this",
-    "place",
-    "were",
-    "so",
-    "very",
-    "on",
-    "a",
-    "monday",
-    "with",
-    "my",
-    "family",
-]
+FILLER = ["the", "food", "and", "service", "at", "this", "place", "were", "so", "on", "a", "monday", "with", "family"]
 # Sizes that train in a moment; the settings of a test come on top.
 SMALL = {
     "lstm": ["model.embedding_size=8", "model.hidden_size=8"],

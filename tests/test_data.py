@@ -1,0 +1,942 @@
+"""data.py: readers and what they refuse, splits, the cache, tokens and padding, batches."""
+
+import csv
+import json
+import random
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from transformers import AutoTokenizer
+
+import data
+from config import DataConfig, InputError
+from data import (
+    TokenizedReviews,
+    balanced_subset,
+    batch_loader,
+    clean,
+    evaluation_batches,
+    hold_out,
+    load_reviews,
+    load_tokenizer,
+    packaged_encoder,
+    pad,
+    read_file,
+    read_imdb,
+    read_source,
+    read_texts,
+    training_batches,
+)
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def contents(reviews: Dataset) -> list[tuple[str, int, int]]:
+    """Text, label and row of each review."""
+    return list(zip(reviews["text"], reviews["label"], reviews["row"], strict=True))
+
+
+def rows_of(reviews: Dataset) -> set[int]:
+    """The rows of reviews, of which none may come twice."""
+    rows = list(reviews["row"])
+    assert len(set(rows)) == len(rows)
+    return set(rows)
+
+
+def refusal(path: Path) -> str:
+    """What `read_file` says against `path`, after the path; the message has to be a single line."""
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}") as caught:
+        read_file(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+# ---------------------------------------------------------------- cleaning
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("one<br />two", "one two"),
+        ("one<br>two<BR/>three", "one two three"),
+        ('<p class="x">one</p>', "one"),
+        (r"one\ntwo", "one\ntwo"),
+        ('a ""good"" one', 'a "good" one'),
+        (r"a \"good\" one", 'a "good" one'),
+        ("salt &amp; pepper", "salt & pepper"),
+        ("it&#39;s &quot;good&quot;", 'it\'s "good"'),
+        ("  one \n", "one"),
+        ("I <3 it", "I <3 it"),
+        ("a < b", "a < b"),
+        ("a < b and c > d", "a < b and c > d"),
+        ("1 &lt; 2", "1 < 2"),
+        ("<bold> is no tag", "<bold> is no tag"),
+        ("<br", "<br"),
+        ("plain, with 'quotes' and \"these\"", "plain, with 'quotes' and \"these\""),
+        ("<br /><br />", ""),
+    ],
+)
+def test_escapes_become_what_they_stand_for_and_all_else_stays(text, cleaned):
+    assert clean(text) == cleaned
+
+
+# ---------------------------------------------------------------- files that are read
+
+REVIEWS = [
+    ("Bad, and slow.", 0),
+    ('They call it ""good"", it is.', 1),
+    ("First line\nsecond line", 0),
+    (r"Escaped line\nsecond<br />third", 1),
+    ("NA", 1),
+    ("null", 0),
+    ("nan", 1),
+    ("None", 0),
+    ("salt &amp; pepper I <3", 1),
+    ("caf\u00e9 \u2603 \u4f60\u597d", 0),
+    ("7", 1),
+]
+CLEANED = [
+    ("Bad, and slow.", 0, 0),
+    ('They call it "good", it is.', 1, 1),
+    ("First line\nsecond line", 0, 2),
+    ("Escaped line\nsecond third", 1, 3),
+    ("NA", 1, 4),
+    ("null", 0, 5),
+    ("nan", 1, 6),
+    ("None", 0, 7),
+    ("salt & pepper I <3", 1, 8),
+    ("caf\u00e9 \u2603 \u4f60\u597d", 0, 9),
+    ("7", 1, 10),
+]
+
+
+def write_yelp(path: Path, reviews: list[tuple[str, int]] = REVIEWS) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([label + 1, text] for text, label in reviews)
+
+
+def write_headed(path: Path, columns: list[str], encoding: str = "utf-8") -> None:
+    with path.open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for text, label in REVIEWS:
+            writer.writerow([{"text": text, "label": label, "stars": 3}[column] for column in columns])
+
+
+def write_json(path: Path) -> None:
+    path.write_text(json.dumps([{"text": text, "label": label} for text, label in REVIEWS], indent=2))
+
+
+def write_jsonl(path: Path, kind: type = int) -> None:
+    path.write_text("".join(json.dumps({"text": text, "label": kind(label)}) + "\n" for text, label in REVIEWS))
+
+
+def write_parquet(path: Path) -> None:
+    texts, labels = zip(*REVIEWS, strict=True)
+    Dataset.from_dict({"label": labels, "text": texts}).to_parquet(path)
+
+
+FORMS = {
+    "yelp.csv": write_yelp,
+    "headed.csv": lambda path: write_headed(path, ["text", "label"]),
+    "turned.csv": lambda path: write_headed(path, ["label", "stars", "text"]),
+    "marked.csv": lambda path: write_headed(path, ["text", "label"], "utf-8-sig"),
+    "list.json": write_json,
+    "lines.json": write_jsonl,
+    "lines.jsonl": write_jsonl,
+    "floats.jsonl": lambda path: write_jsonl(path, float),
+    "booleans.jsonl": lambda path: write_jsonl(path, bool),
+    "strings.jsonl": lambda path: write_jsonl(path, str),
+    "table.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_file_reads_as_the_same_reviews(tmp_path, name):
+    FORMS[name](tmp_path / name)
+    reviews = read_file(tmp_path / name)
+    assert contents(reviews) == CLEANED
+    assert reviews.features["label"].names == ["negative", "positive"]
+
+
+def test_a_path_may_be_a_string(tmp_path):
+    write_yelp(tmp_path / "reviews.csv")
+    assert contents(read_file(str(tmp_path / "reviews.csv"))) == CLEANED
+
+
+def test_yelp_labels_without_quotes_read_as_those_with(tmp_path):
+    path = write(tmp_path, "reviews.csv", '1,bad\n2,"good, ""very"""\n')
+    assert contents(read_file(path)) == [("bad", 0, 0), ('good, "very"', 1, 1)]
+
+
+@pytest.mark.parametrize("name", ["a?b.csv", "a*b.csv", "a[1].csv", "a b.csv", "a#b.csv"])
+def test_a_file_is_read_alone_whatever_its_name_holds(tmp_path, name):
+    for other in ("a1b.csv", "a1.csv"):
+        write(tmp_path, other, "1,another bad\n2,another good\n")
+    assert contents(read_file(write(tmp_path, name, "1,bad\n2,good\n"))) == [("bad", 0, 0), ("good", 1, 1)]
+
+
+def test_texts_are_read_without_labels_and_uncleaned(tmp_path):
+    path = write(tmp_path, "texts.csv", 'text\n"one<br />two"\n""\nNA\n')
+    assert read_texts(path) == ["one<br />two", "", "NA"]
+    assert refusal(path).startswith(": no column 'label'; training and evaluation need one of 0 (negative) and 1")
+
+
+# ---------------------------------------------------------------- files that are refused
+
+YELP_OR_HEADER = (
+    "; expected a header with text and label, or two columns in the Yelp Polarity form: "
+    '"1" (negative) or "2" (positive), then the text'
+)
+QUOTED = r"; expected 2 \(a text that contains commas or quotes must be quoted\)$"
+BAD_FILES = {
+    "empty file": (".csv", "", r": the file is empty$"),
+    "empty JSONL": (".jsonl", "", r": the file is empty$"),
+    "blank line alone": (".csv", "\n", r", row 1: found \[\]" + re.escape(YELP_OR_HEADER)),
+    "no rows": (".csv", "text,label\n", r": .*no data"),
+    "third column at first": (".csv", "1,bad,x\n2,good\n", r", row 1: 3 columns, \['1', 'bad', 'x'\]" + QUOTED),
+    "third column later": (".csv", "1,bad\n2,good, even\n", r", row 2: 3 columns, \['2', 'good', ' even'\]" + QUOTED),
+    "third column under a header": (
+        ".csv",
+        "text,label\nbad,0\nok, fine,1\n",
+        r", row \d: 3 columns, \['ok', ' fine', '1'\]" + QUOTED,
+    ),
+    "one column alone": (".csv", "bad\ngood\n", r", row 1: found \['bad'\]" + re.escape(YELP_OR_HEADER)),
+    "one column at first": (".csv", "1\n2,good\n", r", row 1: 1 columns, \['1'\]" + QUOTED),
+    "one column later": (".csv", "1,bad\n2\n", r", row 2: 1 columns, \['2'\]" + QUOTED),
+    "other header": (
+        ".csv",
+        "review,stars\nbad,0\n",
+        r", row 1: found \['review', 'stars'\]" + re.escape(YELP_OR_HEADER),
+    ),
+    "no label column": (".csv", "text\nbad\n", r": no column 'label'; .* 0 \(negative\) and 1$"),
+    "no text column in JSONL": (
+        ".jsonl",
+        '{"review": "bad", "label": 0}\n',
+        r": columns \['review', 'label'\]; expected text and label$",
+    ),
+    "no label in JSONL": (".jsonl", '{"text": "bad"}\n', r": no column 'label'; .* 0 \(negative\) and 1$"),
+    "empty text": (".csv", "1,bad\n2,\n", r", row 2: the text is empty; give every row a text, or remove the row$"),
+    "blank text": (".csv", '1," "\n2,good\n', r", row 1: the text is empty"),
+    "text of nothing but a tag": (".csv", "1,bad\n2,<br />\n", r", row 2: the text is empty"),
+    "label 3": (".csv", "1,bad\n3,good\n", r", row 2: label '3'; accepted are 1 \(negative\) and 2$"),
+    "label 0 among 1 and 2": (".csv", "1,bad\n0,good\n", r", row 2: label '0'; accepted are 1 \(negative\) and 2$"),
+    "label 3 at first": (".csv", "3,bad\n1,good\n", r", row 1: found \['3', 'bad'\]" + re.escape(YELP_OR_HEADER)),
+    "label good": (".csv", "1,bad\ngood,fine\n", r", row 2: label 'good'; accepted are 1 \(negative\) and 2$"),
+    "label 2 under a header": (
+        ".csv",
+        "text,label\nbad,1\ngood,2\n",
+        r", row \d: label '2'; accepted are 0 \(negative\) and 1$",
+    ),
+    "label 3 in JSONL": (
+        ".jsonl",
+        '{"text": "bad", "label": 0}\n{"text": "good", "label": 3}\n',
+        r", row 2: label 3; accepted are 0 \(negative\) and 1$",
+    ),
+    "label good in JSON": (
+        ".json",
+        '[{"text": "bad", "label": "bad"}, {"text": "good", "label": "good"}]',
+        r", row 1: label 'bad'; accepted are 0 \(negative\) and 1$",
+    ),
+    "label 0.5": (
+        ".jsonl",
+        '{"text": "bad", "label": 0.0}\n{"text": "good", "label": 0.5}\n',
+        r", row 2: label 0\.5; accepted are 0 \(negative\) and 1$",
+    ),
+    "label null": (
+        ".jsonl",
+        '{"text": "bad", "label": 0}\n{"text": "good", "label": null}\n',
+        r", row 2: label None; accepted are 0 \(negative\) and 1$",
+    ),
+    "latin-1": (".csv", "1,bad\n2,caf\u00e9\n".encode("latin-1"), r", line 2: byte 0xe9 is not UTF-8; save .* UTF-8$"),
+    "latin-1 JSONL": (
+        ".jsonl",
+        '{"text": "caf\u00e9", "label": 0}\n'.encode("latin-1"),
+        r", line 1: byte 0xe9 is not UTF-8; save .* UTF-8$",
+    ),
+    "one class": (".csv", "1,bad\n1,worse\n", r": all 2 rows have the label '1'; both classes are needed$"),
+    "quote that never ends": (".csv", '1,bad\n2,"good\n', r", row 2: unexpected end of data$"),
+    "text after a quote": (".csv", '1,bad\n2,"good" one\n', r", row 2: ',' expected after '\"'$"),
+    "unknown kind": (".txt", "1,bad\n", r": unknown kind '\.txt'; accepted are \.csv, \.json, \.jsonl, \.parquet$"),
+    "null text in JSONL": (
+        ".jsonl",
+        '{"text": "bad", "label": 0}\n{"text": null, "label": 1}\n',
+        r", row 2: the text is None; expected a string$",
+    ),
+    "number for a text": (
+        ".jsonl",
+        '{"text": 5, "label": 0}\n{"text": 6, "label": 1}\n',
+        r", row 1: the text is 5; expected a string$",
+    ),
+    "JSON of columns": (
+        ".json",
+        '{"text": ["bad", "good"], "label": [0, 1]}',
+        r", row 1: the text is \['bad', 'good'\]; expected a string$",
+    ),
+    "torn JSONL": (
+        ".jsonl",
+        '{"text": "bad", "label": 0}\n{"text": "good", "la',
+        r", row 2: not JSON: Unterminated string",
+    ),
+    "torn JSON": (".json", '[{"text": "bad"', r": not readable as json: "),
+    "no JSON": (".json", "hello", r": not readable as json: "),
+    "no Parquet": (".parquet", "hello", r": not readable as parquet: "),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_refused_with_its_name_the_row_and_what_is_accepted(tmp_path, case):
+    suffix, content, message = BAD_FILES[case]
+    found = refusal(write(tmp_path, f"reviews{suffix}", content))
+    assert re.match(message, found), found
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert refusal(tmp_path / "missing.csv") == ": no such file"
+    assert refusal(tmp_path) == ": no such file"
+    with pytest.raises(InputError, match=r"missing\.csv: no such file$"):
+        load_reviews(DataConfig(source="files", train=str(tmp_path / "missing.csv"), cache_dir=str(tmp_path)))
+
+
+def test_a_row_has_one_number_whatever_is_wrong_with_it(tmp_path):
+    """Else a reader of the message looks at another row than the one that is meant."""
+    numbers = set()
+    for bad in ("good,3", "good", ",1"):
+        message = refusal(write(tmp_path, "reviews.csv", f"text,label\nbad,0\n{bad}\ngood,1\n"))
+        numbers.add(re.match(r", row (\d+): ", message)[1])
+    assert len(numbers) == 1
+
+
+def test_a_torn_jsonl_is_refused_with_the_row_that_is_torn(tmp_path):
+    lines = ['{"text": "bad", "label": 0}', '{"text": "good", "label": 1}', '{"text": "torn', ""]
+    assert re.search(r"\b(row|line) 3\b", refusal(write(tmp_path, "reviews.jsonl", "\n".join(lines))))
+
+
+# ---------------------------------------------------------------- Yelp through the hub
+
+HUB = {
+    "train": {"label": [0, 1] * 10, "text": [f"train {i}\\nmore" for i in range(20)]},
+    "test": {"label": [1, 1, 0, 0, 1, 0], "text": [f"test {i} good" for i in range(6)]},
+}
+
+
+@pytest.fixture
+def unreachable(monkeypatch, tmp_path) -> list:
+    """No hub, no hub cache; what asks the operating system for a connection is refused and noted."""
+    asked = []
+
+    def refuse(*arguments, **options):
+        asked.append(arguments)
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    for owner, name in ((socket.socket, "connect"), (socket, "getaddrinfo"), (socket, "create_connection")):
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub-cache")
+    return asked
+
+
+@pytest.fixture
+def hub(monkeypatch) -> list:
+    """A hub that holds a small Yelp Polarity; the calls that it saw."""
+    calls = []
+
+    def load_dataset(name, revision=None):
+        calls.append((name, revision, datasets.config.HF_HUB_OFFLINE))
+        return DatasetDict({split: Dataset.from_dict(columns) for split, columns in HUB.items()})
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *arguments, **options: None)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calls
+
+
+def test_yelp_without_a_network_says_what_was_tried_and_what_works(unreachable, tmp_path):
+    offline = datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(InputError) as caught:
+        read_source(DataConfig(source="yelp"))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("data.source=yelp", "fancyzhx/yelp_polarity", str(tmp_path / "hub-cache"), "data.source=imdb"):
+        assert part in message
+    assert datasets.config.HF_HUB_OFFLINE is offline
+    # The loader would ask an unreachable hub for minutes: one look has to do, the fake one's own.
+    assert all(isinstance(arguments[0], huggingface_hub.HfApi) for arguments in unreachable)
+
+
+def test_yelp_without_a_network_is_read_from_the_hub_cache(hub, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ConnectionError("no network in tests")
+
+    offline = datasets.config.HF_HUB_OFFLINE
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    splits = read_source(DataConfig(source="yelp", validation_first=2))
+    assert len(splits["train"]) == 20
+    assert [call[2] for call in hub] == [True]
+    assert datasets.config.HF_HUB_OFFLINE is offline
+
+
+def test_a_hub_data_set_that_can_not_be_built_is_an_input_error(hub, monkeypatch):
+    def fail(*arguments, **options):
+        raise datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(InputError, match=r"data\.source=yelp: fancyzhx/yelp_polarity"):
+        read_source(DataConfig(source="yelp"))
+
+
+def test_yelp_validates_on_the_first_test_reviews_and_tests_on_all(hub):
+    splits = read_source(DataConfig(source="yelp", validation_first=4, revision="abc"))
+    assert [call[:2] for call in hub] == [("fancyzhx/yelp_polarity", "abc")]
+    assert contents(splits["train"]) == [(f"train {i}\nmore", i % 2, i) for i in range(20)]
+    assert contents(splits["test"]) == [(f"test {i} good", label, i) for i, label in enumerate(HUB["test"]["label"])]
+    assert contents(splits["validation"]) == contents(splits["test"])[:4]
+    assert list(splits) == ["train", "validation", "test"]
+
+
+def test_validation_on_more_than_the_test_reviews_takes_all_of_them(hub):
+    splits = read_source(DataConfig(source="yelp", validation_first=1000))
+    assert contents(splits["validation"]) == contents(splits["test"])
+
+
+def test_yelp_holds_validation_out_of_training_where_nothing_else_is_asked(hub):
+    splits = read_source(DataConfig(source="yelp", validation_fraction=0.2))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [16, 4, 6]
+    assert rows_of(splits["train"]) | rows_of(splits["validation"]) == set(range(20))
+    assert sum(splits["validation"]["label"]) == 2
+
+
+# ---------------------------------------------------------------- IMDB from the installed package
+
+
+@pytest.fixture(scope="module")
+def imdb() -> Dataset:
+    return read_imdb()
+
+
+@pytest.fixture(scope="module")
+def imdb_splits(imdb) -> dict[str, DatasetDict]:
+    """The splits of the default seed twice, and of another; the CSV file is read only once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "read_imdb", lambda: imdb)
+        seeds = {"first": 0, "again": 0, "other": 1}
+        return {name: read_source(DataConfig(split_seed=seed)) for name, seed in seeds.items()}
+
+
+def test_imdb_has_its_reviews_clean_and_balanced(imdb):
+    assert len(imdb) == 25_000
+    assert sum(imdb["label"]) == 12_500
+    assert not any("<br" in text or not text for text in imdb["text"])
+
+
+def test_no_imdb_text_stands_in_two_splits_and_none_is_lost(imdb, imdb_splits):
+    splits = imdb_splits["first"]
+    texts = [text for split in splits.values() for text in split["text"]]
+    assert len(set(texts)) == len(texts)
+    assert set(texts) == set(imdb["text"])
+
+
+def test_imdb_splits_have_the_sizes_of_the_fractions_and_both_classes_alike(imdb_splits):
+    splits = imdb_splits["first"]
+    total = sum(len(split) for split in splits.values())
+    assert abs(len(splits["validation"]) - DataConfig.validation_fraction * total) <= 1
+    assert abs(len(splits["test"]) - DataConfig.test_fraction * total) <= 1
+    shares = [np.mean(split["label"]) for split in splits.values()]
+    assert max(shares) - min(shares) < 0.01
+    assert abs(shares[0] - 0.5) < 0.01
+
+
+def test_an_imdb_review_carries_its_row_in_the_source(imdb, imdb_splits):
+    rows = list(imdb_splits["first"]["test"]["row"])
+    assert contents(imdb.select(rows)) == contents(imdb_splits["first"]["test"])
+
+
+def test_imdb_splits_are_the_seed_s_own(imdb_splits):
+    for name in ("train", "validation", "test"):
+        first, again, other = (list(imdb_splits[key][name]["row"]) for key in ("first", "again", "other"))
+        assert first == again
+        assert set(first) != set(other)
+        assert len(first) == len(other)
+
+
+# ---------------------------------------------------------------- subsets and held-out splits
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.repeat([0, 1], [40, 61]))
+
+
+@pytest.mark.parametrize(("size", "counts"), [(2, [1, 1]), (20, [10, 10]), (21, [11, 10]), (80, [40, 40])])
+def test_a_subset_is_balanced_with_the_odd_one_of_the_first_class(labels, size, counts):
+    chosen = balanced_subset(labels, size, 0, "data.train_size")
+    assert np.bincount(labels[chosen]).tolist() == counts
+    assert (np.diff(chosen) > 0).all()
+
+
+def test_a_subset_is_the_seed_s_own(labels):
+    first, again, other = (balanced_subset(labels, 20, seed, "data.train_size") for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+
+
+def test_a_subset_is_drawn_from_the_whole_split(labels):
+    """Not from its beginning, where the source may keep one kind of review."""
+    drawn = np.concatenate([balanced_subset(labels, 20, seed, "data.train_size") for seed in range(40)])
+    assert set(drawn.tolist()) == set(range(len(labels)))
+
+
+def test_a_subset_that_a_class_is_too_small_for_is_refused(labels):
+    with pytest.raises(InputError, match=r"data\.train_size=82 needs 41 reviews of class negative, there are 40$"):
+        balanced_subset(labels, 82, 0, "data.train_size")
+    with pytest.raises(InputError, match=r"data\.eval_size=82 needs 41 reviews of class negative"):
+        balanced_subset(labels, 82, 0, "data.eval_size", at_most=True)
+    with pytest.raises(InputError, match=r"=102 needs 51 reviews"):
+        balanced_subset(labels, 102, 0, "data.train_size")
+
+
+@pytest.mark.parametrize("options", [{"size": None}, {"size": 101, "at_most": True}, {"size": 500, "at_most": True}])
+def test_all_reviews_are_taken_where_no_fewer_are_asked(labels, options):
+    chosen = balanced_subset(labels, seed=0, key="data.eval_size", **options)
+    assert chosen.tolist() == list(range(101))
+
+
+def small_dataset(negative: int, positive: int) -> Dataset:
+    labels = [0] * negative + [1] * positive
+    return data.make_dataset([f"review {i}" for i in range(len(labels))], labels)
+
+
+def test_holding_out_parts_the_reviews_by_class_and_seed():
+    reviews = small_dataset(60, 40)
+    kept, held = hold_out(reviews, 10, 0, "test")
+    assert rows_of(kept) | rows_of(held) == set(range(100))
+    assert (len(kept), len(held)) == (90, 10)
+    assert (sum(kept["label"]), sum(held["label"])) == (36, 4)
+    assert list(hold_out(reviews, 10, 0, "test")[1]["row"]) == list(held["row"])
+    assert rows_of(hold_out(reviews, 10, 1, "test")[1]) != rows_of(held)
+
+
+@pytest.mark.parametrize(("negative", "positive", "size"), [(10, 10, 1), (10, 10, 0), (10, 1, 4), (2, 2, 3)])
+def test_a_part_that_can_not_be_held_out_is_refused(negative, positive, size):
+    wanted = rf"^{size} of {negative + positive} training reviews can't be held out for validation: "
+    with pytest.raises(InputError, match=wanted):
+        hold_out(small_dataset(negative, positive), size, 0, "validation")
+
+
+def test_a_text_that_comes_twice_stays_once_before_a_split(tmp_path):
+    reviews = [(f"{word} {i % 15}", label) for i in range(30) for label, word in enumerate(("bad", "good"))]
+    write_yelp(tmp_path / "reviews.csv", reviews)
+    config = DataConfig(source="files", train=str(tmp_path / "reviews.csv"), test_fraction=0.2)
+    splits = read_source(config)
+    texts = [text for split in splits.values() for text in split["text"]]
+    assert sorted(texts) == sorted({text for text, _ in reviews})
+    # The first of each is kept: the second half of the file holds only repetitions.
+    assert max(row for split in splits.values() for row in split["row"]) < 30
+
+
+def test_given_splits_are_taken_as_they_are(tmp_path):
+    paths = {}
+    for name, size in (("train", 3), ("validation", 2), ("test", 4)):
+        paths[name] = str(tmp_path / f"{name}.csv")
+        write_yelp(Path(paths[name]), [("same", 0), ("same", 1)] * size)
+    splits = read_source(DataConfig(source="files", **paths))
+    assert {name: contents(split) for name, split in splits.items()} == {
+        name: [("same", i % 2, i) for i in range(2 * size)]
+        for name, size in (("train", 3), ("validation", 2), ("test", 4))
+    }
+
+
+# ---------------------------------------------------------------- from files to tokens, and the cache
+
+MAX_LENGTH = 13
+
+
+@pytest.fixture
+def files(tmp_path) -> DataConfig:
+    """Sixty reviews of one to thirty words, and a cache beside them."""
+    words = ["fine", "unbelievably", "caf\u00e9", "slow,", "xyzzyx", "\u4f60\u597d", "<3", "service"]
+    rng = np.random.default_rng(3)
+    reviews = [(f"{i} " + " ".join(rng.choice(words, rng.integers(0, 30))), i % 2) for i in range(60)]
+    write_yelp(tmp_path / "reviews.csv", reviews)
+    return DataConfig(
+        source="files",
+        train=str(tmp_path / "reviews.csv"),
+        max_length=MAX_LENGTH,
+        validation_fraction=0.2,
+        test_fraction=0.3,
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def tokens(reviews: TokenizedReviews) -> list[list[int]]:
+    return list(reviews.dataset["input_ids"])
+
+
+def cached(config: DataConfig) -> list[str]:
+    folder = Path(config.cache_dir)
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def test_files_become_three_tokenised_splits(files):
+    reviews = load_reviews(files)
+    source = contents(read_file(files.train))
+    assert [len(split) for split in (reviews.train, reviews.validation, reviews.test)] == [30, 12, 18]
+    found = []
+    for split in (reviews.train, reviews.validation, reviews.test):
+        found += zip(split.texts, split.labels.tolist(), split.rows.tolist(), strict=True)
+    assert sorted(found, key=lambda review: review[2]) == source
+    assert cached(files) == [reviews.fingerprint]
+
+
+def test_tokens_are_the_tokenizer_s_own_for_each_text_alone(files):
+    reviews = load_reviews(files)
+    tokenizer = AutoTokenizer.from_pretrained(packaged_encoder())
+    lengths = []
+    for split in (reviews.train, reviews.validation, reviews.test):
+        alone = [tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"] for text in split.texts]
+        assert tokens(split) == alone
+        assert split.lengths.tolist() == [len(ids) for ids in alone]
+        lengths += map(len, alone)
+    assert min(lengths) < MAX_LENGTH == max(lengths)
+    assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in tokens(reviews.train))
+
+
+def test_the_second_start_reads_the_cache(files, monkeypatch):
+    first = load_reviews(files)
+
+    def read_again(config):
+        raise AssertionError("the source was read again")
+
+    monkeypatch.setattr(data, "read_source", read_again)
+    second = load_reviews(files)
+    assert second.fingerprint == first.fingerprint
+    for name in ("train", "validation", "test"):
+        before, now = getattr(first, name), getattr(second, name)
+        assert tokens(now) == tokens(before)
+        assert (now.texts, now.rows.tolist()) == (before.texts, before.rows.tolist())
+    with pytest.raises(AssertionError, match="read again"):
+        load_reviews(replace(files, max_length=MAX_LENGTH - 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_length": MAX_LENGTH - 1},
+        {"split_seed": 1},
+        {"test_fraction": 0.2},
+        {"validation_fraction": 0.1},
+        {"validation_first": 4},
+        {"test": "the same file"},
+    ],
+    ids=str,
+)
+def test_a_setting_that_shapes_the_splits_has_another_cache(files, change):
+    if "test" in change:
+        change = {"test": files.train}
+    first, changed = load_reviews(files), load_reviews(replace(files, **change))
+    assert cached(files) == sorted({first.fingerprint, changed.fingerprint})
+    assert len(cached(files)) == 2
+    if "max_length" in change:
+        assert max(map(len, tokens(changed.train))) == MAX_LENGTH - 1
+    if "split_seed" in change:
+        assert sorted(changed.test.rows) != sorted(first.test.rows)
+
+
+def test_a_changed_file_is_read_anew(files):
+    first = load_reviews(files)
+    path = Path(files.train)
+    # As long as before, so that neither size nor name gives the change away.
+    path.write_bytes(path.read_bytes().replace(b"fine", b"dull"))
+    second = load_reviews(files)
+    assert second.fingerprint != first.fingerprint
+    texts = " ".join(second.train.texts + second.validation.texts + second.test.texts)
+    assert "dull" in texts
+    assert "fine" not in texts
+
+
+@pytest.mark.parametrize("change", [{"train_size": 10}, {"eval_size": 4}, {"group_by_length": False}], ids=str)
+def test_a_setting_that_only_picks_from_the_splits_shares_the_cache(files, change):
+    assert load_reviews(replace(files, **change)).fingerprint == load_reviews(files).fingerprint
+    assert len(cached(files)) == 1
+
+
+def test_another_tokenizer_has_another_cache(files, tmp_path):
+    changed = load_tokenizer("packaged")
+    changed.add_tokens(["xyzzyx"])
+    changed.save_pretrained(tmp_path / "tokenizer")
+    first, second = load_reviews(files), load_reviews(replace(files, tokenizer=str(tmp_path / "tokenizer")))
+    assert first.fingerprint != second.fingerprint
+    assert len(second.tokenizer) == len(first.tokenizer) + 1
+    assert max(max(ids) for ids in tokens(second.train)) == len(first.tokenizer)
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(files, tmp_path, unreachable):
+    with pytest.raises(
+        InputError, match=r"data\.tokenizer='.*nowhere' could not be loaded .*'packaged' works"
+    ) as caught:
+        load_reviews(replace(files, tokenizer=str(tmp_path / "nowhere")))
+    assert "\n" not in str(caught.value)
+
+
+def fail_to_tokenize(*arguments):
+    raise RuntimeError("no more memory")
+
+
+def fail_to_save(self, folder):
+    write(Path(folder), "half.arrow", "half")
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "failure", "error"),
+    [(data, "tokenize", fail_to_tokenize, RuntimeError), (DatasetDict, "save_to_disk", fail_to_save, OSError)],
+    ids=["tokenising", "saving"],
+)
+def test_a_failed_build_leaves_no_folder_under_the_key(files, monkeypatch, owner, name, failure, error):
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failure)
+        with pytest.raises(error, match="no more memory|no space left"):
+            load_reviews(files)
+    left = cached(files)
+    reviews = load_reviews(files)
+    assert reviews.fingerprint not in left
+    assert len(reviews.train) == 30
+
+
+def test_a_failed_build_leaves_no_half_written_files(files, monkeypatch):
+    """Those of Yelp Polarity would be hundreds of megabytes a try."""
+    monkeypatch.setattr(DatasetDict, "save_to_disk", fail_to_save)
+    with pytest.raises(OSError, match="no space left"):
+        load_reviews(files)
+    assert cached(files) == []
+
+
+def test_two_builds_at_once_end_in_one_folder(files, monkeypatch):
+    tokenize = data.tokenize
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(data, "tokenize", tokenize)
+        load_reviews(files)
+        return tokenize(*arguments)
+
+    monkeypatch.setattr(data, "tokenize", overtaken)
+    reviews = load_reviews(files)
+    assert len(reviews.train) == 30
+    assert cached(files) == [reviews.fingerprint]
+
+
+def test_subsets_are_balanced_and_of_the_sizes_asked(files):
+    whole = load_reviews(files)
+    reviews = load_reviews(replace(files, train_size=10, eval_size=14))
+    assert [len(split) for split in (reviews.train, reviews.validation, reviews.test)] == [10, 12, 14]
+    for name in ("train", "test"):
+        part = getattr(reviews, name)
+        assert int(part.labels.sum()) * 2 == len(part)
+        full = getattr(whole, name)
+        where = {row: i for i, row in enumerate(full.rows.tolist())}
+        assert tokens(part) == [tokens(full)[where[row]] for row in part.rows.tolist()]
+    with pytest.raises(InputError, match=r"data\.train_size=32 needs 16 reviews of class negative, there are 15$"):
+        load_reviews(replace(files, train_size=32))
+
+
+# ---------------------------------------------------------------- padding
+
+
+def padded(sequences: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Ids and mask, padded one row at a time."""
+    width = max(map(len, sequences))
+    ids = [ids + [0] * (width - len(ids)) for ids in sequences]
+    return ids, [[1] * len(row) + [0] * (width - len(row)) for row in sequences]
+
+
+def test_ragged_rows_are_padded_with_zeros_at_their_end():
+    batch = pad(np.array([0, 3, 4, 9]), np.array([11, 12, 13, 21, 31, 32, 33, 34, 35], dtype=np.int32))
+    assert batch["input_ids"].tolist() == [[11, 12, 13, 0, 0], [21, 0, 0, 0, 0], [31, 32, 33, 34, 35]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
+
+
+def test_a_token_with_the_id_of_padding_is_still_a_token():
+    batch = pad(np.array([0, 2, 5]), np.array([0, 7, 8, 0, 9]))
+    assert batch["input_ids"].tolist() == [[0, 7, 0], [8, 0, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_one_row_of_one_token_is_a_batch():
+    batch = pad(np.array([0, 1]), np.array([5]))
+    assert (batch["input_ids"].tolist(), batch["attention_mask"].tolist()) == ([[5]], [[1]])
+
+
+def test_a_slice_of_a_list_column_is_padded_as_the_rows_it_holds():
+    rows = [[1, 2], [3, 4, 5, 6], [7], [8, 9], [10, 11, 12]]
+    column = pa.array(rows, pa.list_(pa.int32())).slice(1, 3)
+    assert column.offsets[0].as_py() == 2
+    batch = pad(column.offsets.to_numpy(), column.values.to_numpy())
+    assert (batch["input_ids"].tolist(), batch["attention_mask"].tolist()) == padded(rows[1:4])
+
+
+ROWS = [list(range(100 * i + 1, 100 * i + 2 + (7 * i) % 11)) for i in range(23)]
+
+
+@pytest.fixture
+def tokenized() -> TokenizedReviews:
+    features = Features(
+        {
+            "text": Value("string"),
+            "label": datasets.ClassLabel(names=data.LABELS),
+            "row": Value("int64"),
+            "input_ids": datasets.List(Value("int32")),
+            "length": Value("int32"),
+        }
+    )
+    columns = {
+        "text": [f"text {i}" for i in range(len(ROWS))],
+        "label": [i * i % 3 % 2 for i in range(len(ROWS))],
+        "row": [1000 + i for i in range(len(ROWS))],
+        "input_ids": ROWS,
+        "length": list(map(len, ROWS)),
+    }
+    return TokenizedReviews(Dataset.from_dict(columns, features=features))
+
+
+@pytest.mark.parametrize(
+    "indices", [[0], [22], [3, 4, 5], [20, 21, 22], [5, 3, 19, 4], [7, 7, 0], list(range(23))], ids=str
+)
+@pytest.mark.parametrize("part", [range(23), range(4, 27), [9, 2, 17, 16, 5] * 5], ids=["all", "sliced", "picked"])
+def test_a_batch_is_its_reviews_padded_row_by_row(tokenized, part, indices):
+    part = [i % 23 for i in part]
+    chosen = tokenized.dataset.select(part[: len(part) - 4] if part[0] == 4 else part)
+    reviews = TokenizedReviews(chosen)
+    indices = [i % len(reviews) for i in indices]
+    batch = reviews[np.array(indices)]
+    ids, mask = padded([ROWS[part[i]] for i in indices])
+    assert batch["input_ids"].tolist() == ids
+    assert batch["attention_mask"].tolist() == mask
+    assert batch["labels"].tolist() == [part[i] ** 2 % 3 % 2 for i in indices]
+    assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "labels"), torch.int64
+    )
+
+
+def test_columns_of_reviews_keep_their_order(tokenized):
+    reviews = TokenizedReviews(tokenized.dataset.select([5, 2, 8]))
+    assert len(reviews) == 3
+    assert reviews.texts == ["text 5", "text 2", "text 8"]
+    assert reviews.labels.tolist() == [1, 1, 1]
+    assert reviews.rows.tolist() == [1005, 1002, 1008]
+    assert reviews.lengths.tolist() == [len(ROWS[i]) for i in (5, 2, 8)]
+
+
+# ---------------------------------------------------------------- batches
+
+
+@pytest.fixture
+def lengths() -> np.ndarray:
+    return np.random.default_rng(5).integers(3, 257, size=2003)
+
+
+def flat(batches: list[np.ndarray]) -> list[int]:
+    return np.concatenate(batches).tolist()
+
+
+def padding(batches: list[np.ndarray], lengths: np.ndarray) -> int:
+    """Pads in all batches together."""
+    return sum(int((lengths[batch].max() - lengths[batch]).sum()) for batch in batches)
+
+
+@settings(deadline=None)
+@given(
+    lengths=arrays(np.int64, st.integers(1, 400), elements=st.integers(1, 9)),
+    batch_size=st.integers(1, 40),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(1, 10),
+    group_by_length=st.booleans(),
+)
+def test_an_epoch_holds_every_review_exactly_once(lengths, batch_size, seed, epoch, group_by_length):
+    batches = training_batches(lengths, batch_size, seed, epoch, group_by_length)
+    assert sorted(flat(batches)) == list(range(len(lengths)))
+    full, rest = divmod(len(lengths), batch_size)
+    assert sorted(map(len, batches)) == [rest] * (rest > 0) + [batch_size] * full
+
+
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_an_epoch_s_batches_are_its_seed_s_own(lengths, group_by_length):
+    first = flat(training_batches(lengths, 16, 3, 1, group_by_length))
+    np.random.seed(9)
+    assert flat(training_batches(lengths, 16, 3, 1, group_by_length)) == first
+    assert flat(training_batches(lengths, 16, 3, 2, group_by_length)) != first
+    assert flat(training_batches(lengths, 16, 4, 1, group_by_length)) != first
+    # Seed and epoch count apart, not by their sum.
+    assert flat(training_batches(lengths, 16, 1, 3, group_by_length)) != first
+
+
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_reviews_of_one_length_meet_others_in_every_epoch(group_by_length):
+    equal = np.full(64, 7)
+    first, second = (
+        {frozenset(batch.tolist()) for batch in training_batches(equal, 4, 0, epoch, group_by_length)}
+        for epoch in (1, 2)
+    )
+    assert len(first & second) <= 1
+
+
+def test_grouping_by_length_saves_most_of_the_padding(lengths):
+    grouped = training_batches(lengths, 16, 0, 1)
+    assert padding(grouped, lengths) * 10 < padding(training_batches(lengths, 16, 0, 1, False), lengths)
+
+
+def test_grouped_batches_come_in_no_order_of_length(lengths):
+    batches = training_batches(lengths, 16, 0, 1)
+    longest = [int(lengths[batch].max()) for batch in batches]
+    steps = np.sign(np.diff(longest))
+    # Sorted windows would rise but for their seams; shuffled ones turn at every other step.
+    assert (np.diff(steps) != 0).sum() > len(batches) / 3
+
+
+def test_evaluation_takes_every_review_once_and_like_lengths_together(lengths):
+    batches = evaluation_batches(lengths, 128)
+    assert sorted(flat(batches)) == list(range(2003))
+    assert [len(batch) for batch in batches] == [128] * 15 + [83]
+    in_order = lengths[flat(batches)]
+    assert (np.diff(in_order) >= 0).all()
+    assert flat(batches) == flat(evaluation_batches(lengths, 128))
+
+
+def test_the_loader_gives_the_batches_in_their_order(tokenized):
+    batches = training_batches(tokenized.lengths, 4, 0, 1)
+    loaded = list(batch_loader(tokenized, batches))
+    assert len(loaded) == len(batches) == 6
+    for batch, indices in zip(loaded, batches, strict=True):
+        assert batch.keys() == {"input_ids", "attention_mask", "labels"}
+        for name, tensor in tokenized[indices].items():
+            assert torch.equal(batch[name], tensor)
+
+
+def random_states() -> list[bytes | str]:
+    return [torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), repr(random.getstate())]
+
+
+def test_batches_leave_the_global_random_states_alone(tokenized):
+    """Else the dropout of a run would depend on how often it was validated."""
+    before = random_states()
+    batches = training_batches(tokenized.lengths, 4, 0, 1)
+    for chosen in (batches, evaluation_batches(tokenized.lengths, 4)):
+        assert isinstance(loader := batch_loader(tokenized, chosen), Iterator)
+        assert len(list(loader)) == 6
+    assert random_states() == before
