@@ -1,7 +1,8 @@
 """Settings of a run: a frozen dataclass, filled from YAML files and then from the command line.
 
-The order is defaults <- experiment file <- profile <- command line, later ones winning. Everything is checked
-before anything starts: an unknown key, a value of another type or out of range is an `InputError`.
+The order is defaults <- experiment file <- profile <- command line, later ones winning; a file that names its
+profile itself, as a run's config.yaml does, wins over it. Everything is checked before anything starts: an unknown
+key, a value of another type or out of range is an `InputError`.
 """
 
 import difflib
@@ -153,12 +154,11 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         InputError: a file that is missing or no mapping of settings, an unknown key, a value of another type
             or out of range; the message names the file or the override, the key and what fits.
     """
-    layers = [(str(path), read_yaml(Path(path)))]
+    file = (str(path), read_yaml(Path(path)))
     given = [(f"override {text!r}", parse_override(text)) for text in overrides]
-    profile = Config.profile
-    for _, layer in layers + given:
-        profile = OmegaConf.to_container(layer).get("profile", profile)
-    layers.append(read_profile(profile))
+    named = [OmegaConf.to_container(layer)["profile"] for _, layer in [file, *given] if "profile" in layer]
+    profile = read_profile(named[-1] if named else Config.profile)
+    layers = [profile, file] if "profile" in file[1] and len(named) == 1 else [file, profile]
     config = OmegaConf.structured(Config)
     for origin, layer in layers + given:
         config = merge(config, layer, origin)

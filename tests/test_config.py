@@ -57,16 +57,16 @@ def leaves(settings: dict, prefix: str = "") -> dict:
 
 @pytest.fixture
 def layered(tmp_path, monkeypatch) -> Path:
-    """An experiment file that names the first of two profiles."""
+    """An experiment file, and two profiles."""
     (tmp_path / "profiles").mkdir()
     monkeypatch.setattr(config, "PROFILES", tmp_path / "profiles")
     write(tmp_path / "profiles", "train: {batch_size: 30, eval_steps: 31}\n", "small.yaml")
     write(tmp_path / "profiles", "train: {batch_size: 50, epochs: 51}\n", "large.yaml")
-    return write(tmp_path, "profile: small\ntrain: {epochs: 20, batch_size: 21, eval_steps: 22}\n")
+    return write(tmp_path, "train: {epochs: 20, batch_size: 21, eval_steps: 22}\n")
 
 
 def test_a_later_layer_wins_over_an_earlier_one(layered):
-    train = load_config(layered, ["train.eval_steps=40"]).train
+    train = load_config(layered, ["profile=small", "train.eval_steps=40"]).train
     assert train.eval_batch_size == Config().train.eval_batch_size
     assert train.epochs == 20
     assert train.batch_size == 30
@@ -74,17 +74,18 @@ def test_a_later_layer_wins_over_an_earlier_one(layered):
 
 
 def test_the_last_override_of_a_setting_wins(layered):
-    assert load_config(layered, ["seed=1", "seed=2"]).seed == 2
+    assert load_config(layered, ["profile=small", "seed=1", "seed=2"]).seed == 2
 
 
 def test_the_profile_of_the_command_line_replaces_that_of_the_file(layered):
+    layered.write_text("profile: small\n" + layered.read_text())
     resolved = load_config(layered, ["profile=large"])
     assert resolved.profile == "large"
     assert (resolved.train.batch_size, resolved.train.epochs, resolved.train.eval_steps) == (50, 51, 22)
 
 
 def test_a_whole_section_can_be_given_on_the_command_line(layered):
-    train = load_config(layered, ["train={epochs: 7, batch_size: 8}"]).train
+    train = load_config(layered, ["profile=small", "train={epochs: 7, batch_size: 8}"]).train
     assert (train.epochs, train.batch_size, train.eval_steps) == (7, 8, 31)
 
 
@@ -180,7 +181,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path, given, meant):
 
 def test_an_unknown_key_of_a_profile_is_refused_with_the_profile(layered):
     write(config.PROFILES, "train: {batchsize: 3}\n", "small.yaml")
-    assert refusal(layered).startswith(
+    assert refusal(layered, ["profile=small"]).startswith(
         "profile small: unknown key 'train.batchsize' (did you mean 'train.batch_size'?)"
     )
 
@@ -458,3 +459,12 @@ def test_a_dictionary_with_a_reference_that_leads_nowhere_is_refused(name):
 def test_a_dictionary_of_settings_that_do_not_go_together_is_refused():
     with pytest.raises(InputError, match=r"^run: model\.attention=true needs model\.decoder=true$"):
         config_from_dict({"model": {"attention": True}}, "run")
+
+
+def test_a_resolved_config_is_an_experiment_file_that_gives_the_same_run(tmp_path):
+    """Its own settings must not be overwritten by the profile that it names."""
+    config = load_config("configs/5_transformer_prenorm.yaml", ["profile=quick", "data.train_size=77", "seed=3"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    again = load_config(tmp_path / "config.yaml", ["profile=yelp"])
+    assert (again.data.source, again.train.batch_size) == ("yelp", 512)
