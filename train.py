@@ -259,7 +259,11 @@ def build_optimizer(config: Config, model: ReviewClassifier, steps: int) -> tupl
     """
     settings = config.train
     optimizer = AdamW(
-        model.parameters(), lr=settings.learning_rate, eps=settings.adam_eps, weight_decay=settings.weight_decay
+        model.parameters(),
+        lr=settings.learning_rate,
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     warmup = round(settings.warmup_fraction * steps)
     return optimizer, get_scheduler(settings.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)

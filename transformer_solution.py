@@ -101,7 +101,7 @@ class MultiHeadedAttention(nn.Module):
         Raises:
             ValueError: the mask has another shape.
         """
-        scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
+        scores = (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-1, -2)
         return masked_softmax(scores, None if mask is None else key_mask(mask, keys))
 
     def apply_attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -126,6 +126,7 @@ def test_every_setting_of_a_transformer_reaches_its_layers():
         num_layers=3,
         num_heads=2,
         block="postnorm",
+        attn_implementation="eager",
     )
     model = build_scratch(config, 31, 17).backbone.model
     assert model.embedding.weight.shape == (31, 12)
@@ -135,6 +136,7 @@ def test_every_setting_of_a_transformer_reaches_its_layers():
         assert block.linear[0].out_features == 10
         assert block.linear[2].p == block.linear[4].p == 0.25
         assert (block.attn.num_heads, block.attn.head_size) == (2, 6)
+        assert block.attn.attn_implementation == "eager"
     assert isinstance(make_model("5_transformer_prenorm").backbone.model.transformer[0], PreNormAttentionBlock)
 
 
