@@ -123,6 +123,12 @@ class TrainConfig:
     precision: str = setting(
         "fp32", "bf16 and fp16: autocast, on CUDA (bf16 also on a CPU)", choices=("fp32", "bf16", "fp16")
     )
+    keep_frozen: str | None = setting(
+        None,
+        "bert: compute the frozen layers' outputs once, keep them in data.cache_dir in this precision (2 or 4 bytes "
+        "x 384 features a token for the packaged encoder) and train on them; null: compute them at every step",
+        choices=("fp32", "bf16"),
+    )
     eval_steps: int = setting(100, "validate every N steps, and at each epoch's end", least=1)
     best_metric: str = setting(
         "accuracy", "which validation figure decides the model that is kept", choices=("accuracy", "loss")
@@ -280,7 +286,7 @@ def all_keys(kind: type) -> list[str]:
 def type_name(spec: Field) -> str:
     """The setting's type as a user writes it: `int`, `float or null`, `one of a, b`."""
     if spec.metadata["choices"]:
-        return "one of " + ", ".join(spec.metadata["choices"])
+        return "one of " + ", ".join(spec.metadata["choices"]) + (" or null" if spec.default is None else "")
     return spec.type.__name__ if isinstance(spec.type, type) else str(spec.type).replace(" | None", " or null")
 
 
@@ -330,6 +336,8 @@ def check_combinations(config: Config, origin: str) -> None:
             raise InputError(f"{origin}: data.max_length is {data.max_length}; the transformer has 256 positions")
     if model.attention and not model.decoder:
         raise InputError(f"{origin}: model.attention=true needs model.decoder=true")
+    if config.train.keep_frozen and model.backbone != "bert":
+        raise InputError(f"{origin}: train.keep_frozen is for model.backbone=bert, not {model.backbone}")
     if config.train.precision == "fp16" and config.device == "cpu":
         raise InputError(f"{origin}: train.precision=fp16 needs CUDA; on a CPU fp32 and bf16 work")
 

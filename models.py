@@ -75,6 +75,8 @@ class BertBackbone(nn.Module):
         self.model = model
         self.thaw_epoch = thaw_epoch
         self.thaw_layers = thaw_layers
+        # The last layer is computed apart even if it is never trained: at one position only.
+        self.frozen_layers = layers - max(1, thaw_layers)
         self.output_size = model.config.hidden_size
         self.start_epoch(1)
 
@@ -92,8 +94,38 @@ class BertBackbone(nn.Module):
             module.train(mode and any(parameter.requires_grad for parameter in module.parameters()))
         return self
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden_states: Tensor | None = None) -> Tensor:
+        """Summarise a batch; `hidden_states` are those of `frozen_states`, where they are known already."""
+        x = self.frozen_states(input_ids, attention_mask) if hidden_states is None else hidden_states
+        x = x.to(self.model.embeddings.word_embeddings.weight.dtype)
+        tokens = attention_mask[:, None, None, :] != 0
+        added = torch.zeros(tokens.shape, dtype=x.dtype, device=x.device).masked_fill(~tokens, torch.finfo(x.dtype).min)
+        *layers, last = self.model.encoder.layer[self.frozen_layers :]
+        for layer in layers:
+            x = layer(x, attention_mask=added)
+        return self.first_position(last, x, tokens)[:, 0]
+
+    @torch.no_grad()
+    def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Output of the embedding and the layers that are never trained, (B, T, D)."""
+        layers = self.model.encoder.layer
+        self.model.encoder.layer = layers[: self.frozen_layers]
+        try:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        finally:
+            self.model.encoder.layer = layers
+
+    @staticmethod
+    def first_position(layer: nn.Module, x: Tensor, tokens: Tensor) -> Tensor:
+        """A BERT layer's output at its first position, all that the classifier reads: (B, T, D) -> (B, 1, D)."""
+        attention = layer.attention.self
+        queries, keys, values = (
+            project(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for project, states in ((attention.query, x[:, :1]), (attention.key, x), (attention.value, x))
+        )
+        rate = attention.dropout.p if layer.training else 0.0
+        mixed = nn.functional.scaled_dot_product_attention(queries, keys, values, tokens, dropout_p=rate)
+        return layer.feed_forward_chunk(layer.attention.output(mixed.transpose(1, 2).flatten(2), x[:, :1]))
 
 
 class ReviewClassifier(nn.Module):
@@ -109,7 +141,7 @@ class ReviewClassifier(nn.Module):
         self.classifier = nn.Linear(backbone.output_size, 2)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, **known: Tensor
     ) -> SequenceClassifierOutput:
         """Classify a batch.
 
@@ -117,11 +149,12 @@ class ReviewClassifier(nn.Module):
             input_ids: (B, T).
             attention_mask: (B, T), 1 = token.
             labels: (B,) 0/1.
+            known: what the backbone need not compute again, such as `hidden_states` of a `BertBackbone`.
 
         Returns:
             `logits` (B, 2) and `loss`, the mean cross-entropy over the batch in nats (None without labels).
         """
-        logits = self.classifier(self.backbone(input_ids, attention_mask)).float()
+        logits = self.classifier(self.backbone(input_ids, attention_mask, **known)).float()
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from data import (
     load_reviews,
     training_batches,
 )
+from features import FrozenFeatures
 from models import ReviewClassifier, build_model, count_parameters, load_model, save_model
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ def run(config: Config) -> dict:
     reviews = load_reviews(config.data)
     torch.manual_seed(config.seed)
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
+    if config.train.keep_frozen:
+        with autocast(config, device):
+            reviews = keep_frozen(config, model, reviews)
     clear_run(run_dir)
     (run_dir / "config.yaml").write_text(to_yaml(config))
     record = fit(config, model, reviews, device, run_dir)
@@ -123,6 +127,16 @@ def run(config: Config) -> dict:
         summary["train_seconds"],
     )
     return summary
+
+
+def keep_frozen(config: Config, model: ReviewClassifier, reviews: Reviews) -> Reviews:
+    """The splits with the outputs of the frozen layers in their batches; the test split, read once, without."""
+    folder, precision = Path(config.data.cache_dir), config.train.keep_frozen
+    kept = {
+        name: FrozenFeatures(getattr(reviews, name), model.backbone, folder, precision, config.train.eval_batch_size)
+        for name in ("train", "validation")
+    }
+    return replace(reviews, **kept)
 
 
 # ---------------------------------------------------------------- the run folder
@@ -411,7 +425,7 @@ def predict_logits(
     found = []
     for batch in batch_loader(reviews, batches, device):
         with autocast(config, device):
-            found.append(model(batch["input_ids"], batch["attention_mask"]).logits)
+            found.append(model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits)
     logits = torch.empty(len(reviews), 2, dtype=torch.float64)
     logits[torch.from_numpy(np.concatenate(batches))] = torch.cat(found).double().cpu()
     return logits

@@ -7,12 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import BertConfig, BertModel
 
+import transformer_solution
 from config import load_config
 from lstm import LSTM
-from models import LSTMBackbone, ReviewClassifier, build_scratch
+from models import BertBackbone, LSTMBackbone, ReviewClassifier, build_scratch
 from parity import assert_close, gradients, ragged_mask, random_tensor
-from transformer_solution import MultiHeadedAttention
+from transformer_solution import LayerNorm, MultiHeadedAttention
 
 V, FULL = 29, 19
 EXPERIMENTS = [
@@ -204,3 +207,83 @@ def test_sdpa_is_eager(lengths):
 def test_an_unknown_attention_implementation_is_refused():
     with pytest.raises(ValueError, match=r"\('eager', 'sdpa'\), got 'flash'"):
         MultiHeadedAttention(5, 3, attn_implementation="flash")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("block", [1, 40, 2**20])
+def test_layer_norm_by_hand_is_its_definition(monkeypatch, block, dtype, tolerance):
+    """In blocks of one vector, of some that don't divide all, and in one."""
+    monkeypatch.setattr(transformer_solution, "BLOCK", block)
+    torch.manual_seed(0)
+    layer = LayerNorm(13, eps=1e-3).to(dtype)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x = random_tensor(5, 11, 13, dtype=dtype)
+    weights = torch.randn(5, 11, 13, dtype=dtype)
+    found = []
+    for run in (layer, layer.forward_by_definition):
+        layer.zero_grad()
+        x.grad = None
+        outputs = run(x)
+        (outputs * weights).sum().backward()
+        found.append([outputs, x.grad, *gradients(layer).values()])
+    for ours, definition in zip(*found, strict=True):
+        assert_close(ours, definition, tolerance)
+
+
+def test_layer_norm_gradient_is_that_of_finite_differences():
+    torch.manual_seed(0)
+    layer = LayerNorm(5).double()
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: functional_call(layer, {"weight": w, "bias": b}, (x,)),
+        (random_tensor(3, 5), random_tensor(5), random_tensor(5)),
+    )
+
+
+def test_layer_norm_of_no_vectors_gives_none():
+    assert LayerNorm(5)(torch.zeros(0, 3, 5)).shape == (0, 3, 5)
+
+
+# ---------------------------------------------------------------- experiment 8
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["computed", "kept"])
+@pytest.mark.parametrize("thaw_layers", [0, 1, 2, 4])
+def test_bert_is_read_at_its_first_position_with_the_logits_and_gradients_of_the_whole(thaw_layers, known):
+    """Against transformers' own forward pass, every layer at every position."""
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": V}
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    torch.manual_seed(0)
+    encoder = BertModel(BertConfig(num_hidden_layers=4, **sizes, **rates), add_pooling_layer=False).double()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    model = ReviewClassifier(BertBackbone(encoder, thaw_epoch=1, thaw_layers=thaw_layers)).double().train()
+    ids, mask, labels = make_batch(BATCHES["ragged"])
+    whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+    found = []
+    for summary in (whole, None):
+        if summary is None:
+            states = {"hidden_states": model.backbone.frozen_states(ids, mask)} if known else {}
+            logits = model(ids, mask, **states).logits
+        else:
+            logits = model.classifier(summary)
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.double(), labels).backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"logits": logits})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        assert_close(found[1][name].double(), expected.double(), 1e-6)
+
+
+def test_frozen_layers_do_not_drop_and_thawed_ones_do():
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": V}
+    encoder = BertModel(BertConfig(num_hidden_layers=3, hidden_dropout_prob=0.5, **sizes), add_pooling_layer=False)
+    model = BertBackbone(encoder, thaw_epoch=2, thaw_layers=1)
+    ids, mask, _ = make_batch(BATCHES["ragged"])
+    model.train()
+    assert torch.equal(model(ids, mask), model(ids, mask))
+    model.start_epoch(2)
+    model.train()
+    assert not torch.allclose(model(ids, mask), model(ids, mask))
+    assert torch.equal(model.frozen_states(ids, mask), model.frozen_states(ids, mask))
+    assert [layer.training for layer in encoder.encoder.layer] == [False, False, True]

@@ -13,6 +13,7 @@ import torch
 import train
 from config import InputError, load_config
 from data import load_reviews, training_batches
+from features import FrozenFeatures
 from models import build_model, load_model
 from predict import predict
 from train import evaluate, fit, is_better, main, run
@@ -259,6 +260,39 @@ def test_the_frozen_encoder_of_experiment_eight_stays_as_it_was(make_config):
         "classifier.weight",
         "classifier.bias",
     }
+
+
+def test_kept_outputs_of_frozen_layers_change_no_figure(make_config, monkeypatch, tmp_path):
+    """But for rounding: padding, and so the order of sums, differs. A second run reads the file."""
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    config = make_config("8_bert", cache, "model.dropout=0", "train.learning_rate=0.0003")
+    run(config)
+    computed = without_timings(read_metrics(config.run_dir))
+    kept = replace(config, overwrite=True, train=replace(config.train, keep_frozen="fp32"))
+    run(kept)
+    for line, expected in zip(without_timings(read_metrics(config.run_dir)), computed, strict=True):
+        assert line == pytest.approx(expected, abs=1e-4)
+    assert len(list((tmp_path / "cache").glob("*.frozen"))) == 2
+    monkeypatch.setattr(FrozenFeatures, "make", lambda *arguments: pytest.fail("made again"))
+    run(kept)
+
+
+def test_kept_outputs_in_half_precision_are_near(make_config, tmp_path):
+    config = make_config("8_bert", f"data.cache_dir={tmp_path}", "train.epochs=1")
+    model = build_model(config.model, 30522, 24).eval()
+    reviews = load_reviews(config.data).validation
+    batch = reviews[np.array([3, 0, 7])]
+    exact = (
+        model.backbone.frozen_states(batch["input_ids"], batch["attention_mask"]) * batch["attention_mask"][..., None]
+    )
+    sizes = {}
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.02)):
+        features = FrozenFeatures(reviews, model.backbone, tmp_path, precision, batch_size=6)
+        found = features[np.array([3, 0, 7])]
+        torch.testing.assert_close(found["hidden_states"].float(), exact, rtol=tolerance, atol=tolerance)
+        assert torch.equal(found["labels"], batch["labels"])
+        sizes[precision] = features.path.stat().st_size
+    assert sizes["fp32"] == 2 * sizes["bf16"] == reviews.lengths.sum() * 384 * 4
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_config, monkeypatch):

@@ -1,0 +1,93 @@
+"""Outputs of frozen layers, computed once for a split and kept in a memory-mapped file.
+
+What is never trained gives the same output in every epoch and evaluation; training on the kept outputs leaves only
+the trained layers to compute. Shapes: `B` reviews, `T` tokens, `D` features.
+"""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import TokenizedReviews, batch_loader, evaluation_batches
+from models import BertBackbone
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class FrozenFeatures(TokenizedReviews):
+    """A split whose batches also hold `hidden_states` (B, T, D), the frozen layers' outputs, 0 on padding.
+
+    The file is made under a key of the reviews, the frozen weights and the precision where it is missing.
+
+    Args:
+        reviews: the split.
+        backbone: on the device that is to compute; its frozen layers are read.
+        folder: gets the file.
+        precision: `"fp32"` or `"bf16"`, in which they are kept; bf16 takes half the space and rounds to 8 bits.
+        batch_size: reviews to compute at a time.
+    """
+
+    def __init__(
+        self, reviews: TokenizedReviews, backbone: BertBackbone, folder: Path, precision: str, batch_size: int
+    ):
+        super().__init__(reviews.dataset)
+        self.ends = np.cumsum(self.lengths, dtype=np.int64)
+        self.path = folder / f"{features_key(reviews, backbone, precision)}.frozen"
+        self.shape = (int(self.ends[-1]), backbone.output_size)
+        self.dtype = DTYPES[precision]
+        if not self.path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.make(backbone, batch_size)
+        self.features = self.open(self.path)
+
+    def open(self, path: Path, writable: bool = False) -> Tensor:
+        """The file as a tensor (tokens of all reviews, D)."""
+        count = self.shape[0] * self.shape[1]
+        return torch.from_file(str(path), shared=writable, size=count, dtype=self.dtype).view(self.shape)
+
+    @torch.no_grad()
+    def make(self, backbone: BertBackbone, batch_size: int) -> None:
+        """Compute the file beside its place and rename it, so that a file under the key is always whole."""
+        device = next(backbone.parameters()).device
+        with tempfile.TemporaryDirectory(prefix="partial-", dir=self.path.parent) as partial:
+            path = Path(partial) / self.path.name
+            features = self.open(path, writable=True)
+            batches = evaluation_batches(self.lengths, batch_size)
+            for indices, batch in zip(batches, batch_loader(self.tokens(), batches, device), strict=True):
+                states = backbone.frozen_states(batch["input_ids"], batch["attention_mask"])
+                kept = states[batch["attention_mask"] != 0].to(self.dtype).cpu()
+                features[torch.from_numpy(self.positions(indices))] = kept
+            path.rename(self.path)
+
+    def tokens(self) -> TokenizedReviews:
+        """The split without features."""
+        return TokenizedReviews(self.dataset)
+
+    def positions(self, indices: np.ndarray) -> np.ndarray:
+        """Where in the file the tokens of these reviews stand, one review after the other."""
+        return np.concatenate([np.arange(self.ends[i] - self.lengths[i], self.ends[i]) for i in indices])
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, Tensor]:
+        batch = super().__getitem__(indices)
+        states = self.features.new_zeros(*batch["input_ids"].shape, self.shape[1])
+        states[batch["attention_mask"] != 0] = self.features[torch.from_numpy(self.positions(indices))]
+        return {**batch, "hidden_states": states}
+
+
+def features_key(reviews: TokenizedReviews, backbone: BertBackbone, precision: str) -> str:
+    """Key of all that shapes the outputs: the tokens, the frozen weights, both precisions."""
+    device = next(backbone.parameters()).device.type
+    computed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
+    digest = hashlib.sha256(json.dumps([precision, computed, backbone.frozen_layers]).encode())
+    table = reviews.arrow[:]["input_ids"].combine_chunks()
+    digest.update(table.offsets.to_numpy().tobytes() + table.values.to_numpy().tobytes())
+    frozen = [backbone.model.embeddings, *backbone.model.encoder.layer[: backbone.frozen_layers]]
+    for module in frozen:
+        for tensor in module.state_dict().values():
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:20]
