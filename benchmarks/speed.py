@@ -1,0 +1,518 @@
+"""How fast training, evaluation, layers and pipeline are, beside the textbook way and PyTorch's own.
+
+    python benchmarks/speed.py [--quick] [--device cuda] [--output FILE] [--only training evaluation ...]
+
+Each pair runs in alternation in one process on the same weights; medians and spreads are printed, with the ratio of the
+medians (how many times the textbook's speed, or for a layer how many times PyTorch's time) and the largest
+difference of logits or outputs. README and `README.md` beside this file say what the figures were.
+"""
+
+import argparse
+import copy
+import ctypes
+import gc
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import textbook  # noqa: E402
+
+from config import Config, load_config  # noqa: E402
+from data import Reviews, batch_loader, load_reviews, training_batches  # noqa: E402
+from lstm import LSTM  # noqa: E402
+from models import ReviewClassifier, build_model  # noqa: E402
+from train import autocast, build_optimizer, device_name, fit, keep_frozen, now, predict_logits, training_step  # noqa: E402
+from transformer_solution import LayerNorm, MultiHeadedAttention  # noqa: E402
+
+YELP = ROOT.parent / "shared" / "data" / "yelp_reviews" / "train.csv"
+SCRATCH = sorted((ROOT / "configs").glob("[1-7]_*.yaml"))
+BERT = ROOT / "configs" / "8_bert.yaml"
+
+
+class Bench:
+    """What all measurements share: device, sizes, where the reviews are, and the rows found so far."""
+
+    def __init__(self, device: str, quick: bool, yelp: Path):
+        self.device = torch.device(device)
+        self.quick = quick
+        self.rounds = 2 if quick else 3
+        self.reviews = 32 if quick else 512
+        self.batch_size = 16 if quick else 64
+        self.sources = {"imdb": ["data.source=imdb"]}
+        if yelp.is_file():
+            self.sources["yelp"] = ["data.source=files", f"data.train={yelp}"]
+        self.rows: list[dict] = []
+
+    def config(self, path: Path, lengths: str, *overrides: str) -> Config:
+        common = [
+            f"data.train_size={self.reviews}",
+            f"train.batch_size={self.batch_size}",
+            f"data.cache_dir={ROOT}/.cache",
+        ]
+        return load_config(path, [*self.sources[lengths], *common, *overrides])
+
+    def alternate(self, calls: dict[str, Callable[[], None]], rounds: int | None = None) -> dict[str, list[float]]:
+        """Seconds of each call, in turn, after one call each that is not counted."""
+        seconds = {name: [] for name in calls}
+        for number in range(1 + (rounds or self.rounds)):
+            for name, call in calls.items():
+                started = now(self.device)
+                call()
+                if number:
+                    seconds[name].append(now(self.device) - started)
+        return seconds
+
+    def add(self, seconds: dict[str, list[float]], pair: tuple[str, str], **row) -> None:
+        """Print and keep a row; `ratio` is the first of the pair over the second, in seconds."""
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        row["ratio"] = medians[pair[0]] / medians[pair[1]]
+        row["median_seconds"] = medians
+        row["spread_seconds"] = {name: [min(values), max(values)] for name, values in seconds.items()}
+        self.rows.append(row)
+        what = row.get("experiment") or row.get("layer") or ""
+        shown = "  ".join(f"{name} {value * 1e3:.1f} ms" for name, value in medians.items())
+        difference = f"  difference {row['max_difference']:.1e}" if row.get("max_difference") is not None else ""
+        print(f"{row['bench']:<12}{what!s:<28}{row.get('lengths') or '':<6}{row['ratio']:6.2f}x  {shown}{difference}")
+        sys.stdout.flush()
+
+    def peak(self, call: Callable[[], None]) -> int:
+        """Bytes that a call needs beyond what was there: on CUDA of torch's allocator, else of resident memory."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            call()
+            return torch.cuda.max_memory_allocated() - before
+        if sys.platform == "linux":
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        process, highest, done = psutil.Process(), [0], threading.Event()
+        before = process.memory_info().rss
+
+        def watch() -> None:
+            while not done.wait(0.002):
+                highest[0] = max(highest[0], process.memory_info().rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        call()
+        done.set()
+        watcher.join()
+        return max(0, highest[0] - before)
+
+
+# ---------------------------------------------------------------- experiments
+
+
+def make_pair(bench: Bench, config: Config, reviews: Reviews) -> tuple[ReviewClassifier, textbook.TextbookClassifier]:
+    """The classifier and, with equal weights of its own, the textbook's."""
+    torch.manual_seed(0)
+    fast = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
+    return fast, textbook.TextbookClassifier(copy.deepcopy(fast))
+
+
+def bench_training(bench: Bench) -> None:
+    """Reviews a second in training, data included: experiments 1-7, both length distributions."""
+    rate = matmul_rate(bench)
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s in float32")
+    for lengths in bench.sources:
+        add_mean(bench, "training", lengths, [measure_training(bench, path, lengths, rate) for path in SCRATCH])
+
+
+def measure_training(bench: Bench, path: Path, lengths: str, rate: float) -> float:
+    """One experiment's row of `bench_training`; returns the ratio."""
+    config = bench.config(path, lengths)
+    reviews = load_reviews(config.data)
+    fast, slow = make_pair(bench, config, reviews)
+    optimizer, schedule = build_optimizer(config, fast, 10**6)
+    scaler = torch.amp.GradScaler(bench.device.type, enabled=False)
+    slow_optimizer = torch.optim.AdamW(slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
+    slow_batches = textbook_batches(config, reviews, config.train.batch_size, shuffle=True)
+
+    def run_fast() -> None:
+        fast.train()
+        batches = training_batches(reviews.train.lengths, config.train.batch_size, 0, 1)
+        for batch in batch_loader(reviews.train, batches, bench.device):
+            training_step(fast, batch, optimizer, schedule, scaler, config)
+
+    def run_slow() -> None:
+        for _ in textbook.train_epoch(slow, slow_batches, slow_optimizer, bench.device):
+            pass
+
+    difference = logits_difference(bench, config, reviews, fast, slow)
+    seconds = bench.alternate({"textbook": run_slow, "fast": run_fast})
+    bench.add(
+        seconds,
+        ("textbook", "fast"),
+        bench="training",
+        experiment=path.stem,
+        lengths=lengths,
+        max_difference=difference,
+        reviews_per_second={name: bench.reviews / statistics.median(values) for name, values in seconds.items()},
+        peak_bytes={"textbook": bench.peak(run_slow), "fast": bench.peak(run_fast)},
+        matmul_share=count_flops(run_fast) / statistics.median(seconds["fast"]) / rate,
+    )
+    return bench.rows[-1]["ratio"]
+
+
+def bench_evaluation(bench: Bench) -> None:
+    """Reviews a second in evaluation, data included: experiments 1-7, both length distributions."""
+    for lengths in bench.sources:
+        add_mean(bench, "evaluation", lengths, [measure_evaluation(bench, path, lengths) for path in SCRATCH])
+
+
+def measure_evaluation(bench: Bench, path: Path, lengths: str) -> float:
+    """One experiment's row of `bench_evaluation`; returns the ratio."""
+    config = bench.config(path, lengths)
+    reviews = load_reviews(config.data)
+    fast, slow = make_pair(bench, config, reviews)
+    size = config.train.eval_batch_size
+    batches = textbook_batches(config, reviews, size, shuffle=False)
+    difference = logits_difference(bench, config, reviews, fast, slow)
+    calls = {
+        "textbook": lambda: textbook.evaluate(slow, batches, bench.device),
+        "fast": lambda: predict_logits(fast, reviews.train, size, bench.device, config),
+    }
+    seconds = bench.alternate(calls)
+    bench.add(
+        seconds,
+        ("textbook", "fast"),
+        bench="evaluation",
+        experiment=path.stem,
+        lengths=lengths,
+        max_difference=difference,
+        reviews_per_second={name: bench.reviews / statistics.median(values) for name, values in seconds.items()},
+    )
+    return bench.rows[-1]["ratio"]
+
+
+def textbook_batches(config: Config, reviews: Reviews, size: int, shuffle: bool) -> DataLoader:
+    """The training reviews as the textbook batches them."""
+    split = reviews.train
+    return textbook.loader(split.texts, split.labels.tolist(), reviews.tokenizer, size, config.data.max_length, shuffle)
+
+
+def add_mean(bench: Bench, name: str, lengths: str, ratios: list[float]) -> None:
+    """A row with the geometric mean of the experiments' ratios."""
+    mean = float(np.exp(np.mean(np.log(ratios))))
+    bench.rows.append({"bench": name, "experiment": "geometric mean", "lengths": lengths, "ratio": mean})
+    print(f"{name:<12}{'geometric mean':<28}{lengths:<6}{mean:6.2f}x")
+
+
+def logits_difference(
+    bench: Bench, config: Config, reviews: Reviews, fast: ReviewClassifier, slow: textbook.TextbookClassifier
+) -> float:
+    """Largest difference of logits over the reviews, at equal weights, without dropout."""
+    fast.eval()
+    batches = textbook_batches(config, reviews, 64, shuffle=False)
+    _, expected = textbook.evaluate(slow, batches, bench.device)
+    found = predict_logits(fast, reviews.train, 64, bench.device, config)
+    return (found - expected.double()).abs().max().item()
+
+
+def bench_bert(bench: Bench) -> None:
+    """Experiment 8: two epochs, the last layer thawed in the second, an evaluation after each."""
+    for lengths in bench.sources:
+        train, evaluated = (64, 32) if bench.quick else (2000, 500) if lengths == "imdb" else (1900, 190)
+        config = bench.config(BERT, lengths, f"data.train_size={train}", f"data.eval_size={evaluated}")
+        config = replace(config, train=replace(config.train, eval_steps=10**6))
+        reviews = load_reviews(config.data)
+        accuracy: dict[str, float] = {}
+        calls = {"textbook": partial(bert_textbook, bench, config, reviews, accuracy)}
+        for precision, kept in (("fp32", None), ("fp32", "fp32"), ("bf16", "bf16")):
+            name = f"{precision}, kept {kept}"
+            calls[name] = partial(bert_fast, bench, config, reviews, accuracy, precision, kept, name)
+        seconds = bench.alternate(calls, rounds=1)
+        for name in list(calls)[1:]:
+            bench.add(
+                {"textbook": seconds["textbook"], name: seconds[name]},
+                ("textbook", name),
+                bench="bert",
+                experiment=f"8_bert {name}",
+                lengths=lengths,
+                max_difference=None,
+                validation_accuracy=dict(accuracy),
+            )
+
+
+def bert_textbook(bench: Bench, config: Config, reviews: Reviews, accuracy: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
+    slow = textbook.TextbookClassifier(model)
+    optimizer = torch.optim.AdamW(slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
+    for epoch in (1, 2):
+        model.start_epoch(epoch)
+        batches = textbook_batches(config, reviews, config.train.batch_size, shuffle=True)
+        for _ in textbook.train_epoch(slow, batches, optimizer, bench.device):
+            pass
+        batches = textbook_batches(
+            config, replace(reviews, train=reviews.validation), config.train.eval_batch_size, shuffle=False
+        )
+        accuracy["textbook"], _ = textbook.evaluate(slow, batches, bench.device)
+
+
+def bert_fast(
+    bench: Bench,
+    config: Config,
+    reviews: Reviews,
+    accuracy: dict[str, float],
+    precision: str,
+    kept: str | None,
+    name: str,
+) -> None:
+    """With nothing kept from an earlier round: the frozen layers' outputs are computed anew in each."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(config.train, precision=precision, keep_frozen=kept)
+        config = replace(config, data=replace(config.data, cache_dir=folder), train=settings)
+        torch.manual_seed(0)
+        model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
+        if kept:
+            with autocast(config, bench.device):
+                reviews = keep_frozen(config, model, reviews)
+        record = fit(config, model, reviews, bench.device, Path(folder))
+        accuracy[name] = record.last["validation_accuracy"]
+
+
+# ---------------------------------------------------------------- layers
+
+
+def forward_backward(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """A call that computes a loss and its gradients."""
+
+    def run() -> None:
+        outputs = call()
+        outputs.backward(torch.ones_like(outputs))
+
+    return run
+
+
+def bench_layers(bench: Bench) -> None:
+    """Forward and backward of the scratch layers beside PyTorch's; ratio: how many times its time."""
+    torch.manual_seed(0)
+    small = bench.quick
+    bench_lstm(bench, *(8, 32, 64, 64) if small else (32, 256, 256, 256))
+    bench_layer_norm(bench, *(8, 32, 64) if small else (64, 256, 256))
+    bench_attention(bench, *(8, 33, 2, 32) if small else (64, 257, 4, 64))
+
+
+def compare_layers(bench: Bench, layer: str, reference: Callable, ours: dict[str, Callable], difference: float) -> None:
+    calls = {"torch": forward_backward(reference), **{name: forward_backward(call) for name, call in ours.items()}}
+    seconds = bench.alternate(calls, rounds=5 if bench.quick else 15)
+    for name in ours:
+        bench.add(
+            {"torch": seconds["torch"], name: seconds[name]},
+            (name, "torch"),
+            bench="layer",
+            layer=f"{layer} {name}",
+            lengths=None,
+            max_difference=difference,
+            peak_bytes={"torch": bench.peak(calls["torch"]), name: bench.peak(calls[name])},
+        )
+
+
+def bench_lstm(bench: Bench, batch: int, steps: int, inputs: int, size: int) -> None:
+    ours = LSTM(inputs, size).to(bench.device)
+    reference = nn.LSTM(inputs, size, batch_first=True).to(bench.device)
+    with torch.no_grad():
+        for part, letter in (("weight", "w"), ("bias", "b")):
+            for source in "ih":
+                gates = torch.cat([getattr(ours, f"{letter}_{source}{gate}") for gate in "ifgo"])
+                getattr(reference, f"{part}_{source}h_l0").copy_(gates)
+    x = torch.randn(batch, steps, inputs, device=bench.device, requires_grad=True)
+    states = tuple(torch.zeros(1, batch, size, device=bench.device) for _ in range(2))
+    difference = (ours(x, states)[0] - reference(x, states)[0]).abs().max().item()
+    calls = {"scratch": lambda: ours(x, states)[0], "by steps": lambda: ours.forward_by_steps(x, states)[0]}
+    compare_layers(bench, "LSTM", lambda: reference(x, states)[0], calls, difference)
+
+
+def bench_layer_norm(bench: Bench, batch: int, steps: int, width: int) -> None:
+    ours, reference = LayerNorm(width).to(bench.device), nn.LayerNorm(width).to(bench.device)
+    x = torch.randn(batch, steps, width, device=bench.device, requires_grad=True)
+    difference = (ours(x) - reference(x)).abs().max().item()
+    calls = {"scratch": lambda: ours(x), "by definition": lambda: ours.forward_by_definition(x)}
+    if not bench.quick:
+        compiled = torch.compile(ours)
+        calls["compiled"] = lambda: compiled(x)
+    compare_layers(bench, "LayerNorm", lambda: reference(x), calls, difference)
+
+
+def bench_attention(bench: Bench, batch: int, steps: int, heads: int, size: int) -> None:
+    width = heads * size
+    reference = nn.MultiheadAttention(width, heads, batch_first=True).to(bench.device)
+    x = torch.randn(batch, steps, width, device=bench.device, requires_grad=True)
+    mask = torch.arange(steps, device=bench.device) < torch.randint(1, steps + 1, (batch, 1), device=bench.device)
+    for implementation, weights in (("eager", True), ("sdpa", False)):
+        ours = MultiHeadedAttention(size, heads, attn_implementation=implementation).to(bench.device)
+        with torch.no_grad():
+            for i, name in enumerate(("w_q", "w_k", "w_v")):
+                getattr(ours, name).weight.copy_(reference.in_proj_weight[i * width : (i + 1) * width])
+                getattr(ours, name).bias.copy_(reference.in_proj_bias[i * width : (i + 1) * width])
+            ours.w_o.load_state_dict(reference.out_proj.state_dict())
+
+        def torchs(weights=weights) -> torch.Tensor:
+            return reference(x, x, x, key_padding_mask=~mask, need_weights=weights)[0]
+
+        difference = (ours(x, mask) - torchs()).abs().max().item()
+        calls = {implementation: lambda ours=ours: ours(x, mask)}
+        compare_layers(bench, "MultiHeadedAttention", torchs, calls, difference)
+
+
+def bench_scaling(bench: Bench) -> None:
+    """How the time of a layer, forward and backward, grows with tokens and with reviews: the fitted exponent."""
+    tokens = [16, 32, 64] if bench.quick else [64, 128, 256, 512, 1024]
+    batches = [2, 4, 8] if bench.quick else [8, 16, 32, 64, 128]
+    width = 64 if bench.quick else 256
+    fixed_batch, fixed_tokens = batches[1], tokens[1]
+    lstm = LSTM(width, width).to(bench.device)
+    layers = {"LSTM": lambda x: lstm(x, tuple(x.new_zeros(1, len(x), width) for _ in range(2)))[0]}
+    for implementation in ("eager", "sdpa"):
+        layer = MultiHeadedAttention(width // 4, 4, attn_implementation=implementation).to(bench.device)
+        layers[f"MultiHeadedAttention {implementation}"] = layer
+    for name, layer in layers.items():
+        for axis, sizes in (
+            ("tokens", [(fixed_batch, t) for t in tokens]),
+            ("reviews", [(b, fixed_tokens) for b in batches]),
+        ):
+            medians = []
+            for batch, steps in sizes:
+                x = torch.randn(batch, steps, width, device=bench.device, requires_grad=True)
+                call = forward_backward(lambda x=x, layer=layer: layer(x))
+                medians.append(statistics.median(bench.alternate({"": call}, rounds=3)[""]))
+            values = [steps if axis == "tokens" else batch for batch, steps in sizes]
+            exponent = float(np.polyfit(np.log(values), np.log(medians), 1)[0])
+            row = {"bench": "scaling", "layer": name, "axis": axis, "sizes": values, "median_seconds": medians}
+            bench.rows.append({**row, "exponent": exponent, "ratio": None, "lengths": None, "max_difference": None})
+            print(f"{'scaling':<12}{name:<28}time ~ {axis}^{exponent:.2f}")
+
+
+# ---------------------------------------------------------------- pipeline
+
+
+def bench_pipeline(bench: Bench) -> None:
+    """Three epochs of batches alone, tokenising included on both sides; and a start from a warm cache."""
+    epochs = 1 if bench.quick else 3
+    for lengths in bench.sources:
+        config = bench.config(SCRATCH[0], lengths, f"data.train_size={bench.reviews if bench.quick else 1900}")
+        reviews = load_reviews(config.data)
+        calls = {
+            "textbook": partial(pipeline_textbook, bench, config, reviews, epochs),
+            "fast": partial(pipeline_fast, bench, config, reviews, epochs),
+        }
+        seconds = bench.alternate(calls)
+        total = int(reviews.train.lengths.sum()) * epochs
+        bench.add(
+            seconds,
+            ("textbook", "fast"),
+            bench="pipeline",
+            experiment=f"{epochs} epochs",
+            lengths=lengths,
+            max_difference=None,
+            tokens_per_second={name: total / statistics.median(values) for name, values in seconds.items()},
+        )
+    config = load_config(SCRATCH[0], [f"data.cache_dir={ROOT}/.cache"])
+    load_reviews(config.data)
+    started = time.perf_counter()
+    reviews = load_reviews(config.data)
+    next(iter(batch_loader(reviews.train, training_batches(reviews.train.lengths, 64, 0, 1), bench.device)))
+    taken = time.perf_counter() - started
+    row = {"bench": "warm start", "experiment": "first batch", "lengths": "imdb", "ratio": None, "max_difference": None}
+    bench.rows.append({**row, "median_seconds": {"fast": taken}})
+    print(f"{'warm start':<12}{'first batch of all IMDB':<28}{taken:.2f} s, imports aside")
+
+
+def pipeline_textbook(bench: Bench, config: Config, reviews: Reviews, epochs: int) -> None:
+    for _ in range(epochs):
+        for batch in textbook_batches(config, reviews, bench.batch_size, shuffle=True):
+            for tensor in batch.values():
+                tensor.to(bench.device)
+
+
+def pipeline_fast(bench: Bench, config: Config, reviews: Reviews, epochs: int) -> None:
+    """The tokenising is done here for its time, as on the first start; the batches come from the cache."""
+    reviews.tokenizer(reviews.train.texts, truncation=True, max_length=config.data.max_length)
+    for epoch in range(1, epochs + 1):
+        batches = training_batches(reviews.train.lengths, config.train.batch_size, 0, epoch)
+        for _ in batch_loader(reviews.train, batches, bench.device):
+            pass
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def matmul_rate(bench: Bench) -> float:
+    """Floating-point operations a second of the best of three sizes of square float32 products."""
+    best = 0.0
+    for size in (512, 1024, 2048):
+        a, b = torch.randn(2, size, size, device=bench.device)
+        seconds = bench.alternate({"": lambda a=a, b=b: a @ b}, rounds=5)[""]
+        best = max(best, 2 * size**3 / statistics.median(seconds))
+    return best
+
+
+def lstm_flops(inputs, w_i, w_h, *arguments, out_shape=None, **keywords) -> int:
+    """Products of oneDNN's LSTM: (T, B, I) with (4H, I), and a (B, H) with (4H, H) a step."""
+    steps, batch, features = inputs
+    return 2 * steps * batch * w_i[0] * (features + w_h[1])
+
+
+def lstm_backward_flops(*arguments, **keywords) -> int:
+    """Twice the forward products: those of the inputs' gradient and of the weights'."""
+    return 2 * lstm_flops(*arguments)
+
+
+def count_flops(call: Callable[[], None]) -> int:
+    """Floating-point operations of the matrix products of a call."""
+    aten = torch.ops.aten
+    mapping = {aten.mkldnn_rnn_layer: lstm_flops, aten.mkldnn_rnn_layer_backward: lstm_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+BENCHES = {
+    "layers": bench_layers,
+    "pipeline": bench_pipeline,
+    "evaluation": bench_evaluation,
+    "training": bench_training,
+    "scaling": bench_scaling,
+    "bert": bench_bert,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--quick", action="store_true", help="under a minute: shows that it works, measures little")
+    parser.add_argument("--output", type=Path, help="JSON list of rows")
+    parser.add_argument("--only", nargs="+", choices=list(BENCHES), default=list(BENCHES))
+    parser.add_argument("--yelp", type=Path, default=YELP, help="reviews in the Yelp Polarity form, for their lengths")
+    options = parser.parse_args(arguments)
+    bench = Bench(options.device, options.quick, options.yelp)
+    print(f"{device_name(bench.device)}, torch {torch.__version__}, Python {platform.python_version()}")
+    for name in options.only:
+        BENCHES[name](bench)
+        if options.output:
+            machine = {"device": device_name(bench.device), "torch": torch.__version__}
+            options.output.write_text(json.dumps([{**row, **machine} for row in bench.rows], indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
