@@ -7,6 +7,7 @@ key, a value of another type or out of range is an `InputError`.
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ class TrainConfig:
     precision: str = setting(
         "fp32", "bf16 and fp16: autocast, on CUDA (bf16 also on a CPU)", choices=("fp32", "bf16", "fp16")
     )
+    compile: bool = setting(False, "torch.compile the model: a minute or more at the start, then less a step")
     keep_frozen: str | None = setting(
         None,
         "bert: compute the frozen layers' outputs once, keep them in data.cache_dir in this precision (2 or 4 bytes "
@@ -169,9 +171,10 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     profile = read_profile(named[-1] if named else Config.profile)
     layers = [profile, file] if "profile" in file[1] and len(named) == 1 else [file, profile]
     config = OmegaConf.structured(Config)
-    for origin, layer in layers + given:
+    layers += given
+    for origin, layer in layers:
         config = merge(config, layer, origin)
-    return resolve(config, str(path))
+    return resolve(config, str(path), layers)
 
 
 def config_from_dict(settings: dict, origin: str, kind: type = Config) -> Any:
@@ -180,16 +183,21 @@ def config_from_dict(settings: dict, origin: str, kind: type = Config) -> Any:
         layer = OmegaConf.create(settings)
     except OmegaConfBaseException as error:
         raise InputError(f"{origin}: {first_line(error)}") from None
+    if not isinstance(layer, DictConfig):
+        raise InputError(f"{origin}: expected `key: value` settings, found a {type(settings).__name__}")
     return resolve(merge(OmegaConf.structured(kind), layer, origin), origin)
 
 
-def resolve(config: DictConfig, origin: str) -> Any:
-    """The checked dataclass behind merged settings, references to other settings filled in."""
+def resolve(config: DictConfig, origin: str, layers: Sequence[tuple[str, DictConfig]] = ()) -> Any:
+    """The checked dataclass behind merged settings, references to other settings filled in.
+
+    `layers` are what was merged, in order: an error names the last that holds the setting, else `origin`.
+    """
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise InputError(f"{origin}: {first_line(error)}") from None
-    check_ranges(resolved, origin)
+    check_ranges(resolved, origin, layers)
     if isinstance(resolved, Config):
         check_combinations(resolved, origin)
     return resolved
@@ -235,6 +243,9 @@ def parse_override(text: str) -> DictConfig:
 
 def merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
     """`config` with the settings of `layer`, whose keys and types are checked against the dataclass."""
+    for key, value in flat(OmegaConf.to_container(layer)).items():
+        if value == "???":
+            raise InputError(f"{origin}: {key} is '???'; expected a value")
     try:
         return OmegaConf.merge(config, layer)
     except ConfigKeyError as error:
@@ -246,6 +257,14 @@ def merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
         raise InputError(f"{origin}: {where}{first_line(error)}{expected(config, error)}") from None
 
 
+def flat(settings: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as written, by dotted key."""
+    found = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def expected(config: DictConfig, error: Exception) -> str:
     """What type the key of a failed merge takes, in words."""
     for key, spec in all_settings(OmegaConf.get_type(config)):
@@ -255,10 +274,8 @@ def expected(config: DictConfig, error: Exception) -> str:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """` (did you mean ...?)` where something known resembles `word`, also by its last part."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [
-        key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]
-    ]
+    """` (did you mean ...?)` where something known resembles `word`."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -296,7 +313,7 @@ def range_name(spec: Field) -> str:
     return " and ".join(f"{words[k]} {spec.metadata[k]:g}" for k in words if spec.metadata[k] is not None)
 
 
-def check_ranges(config: Any, origin: str) -> None:
+def check_ranges(config: Any, origin: str, layers: Sequence[tuple[str, DictConfig]] = ()) -> None:
     """Refuse (`InputError`) values that no run could use, by the ranges that the fields carry."""
     for key, spec in all_settings(type(config)):
         value = config
@@ -308,7 +325,8 @@ def check_ranges(config: Any, origin: str) -> None:
         fits = value in choices if choices else in_range(value, spec.metadata)
         if not fits:
             wanted = " and ".join(part for part in (type_name(spec), range_name(spec)) if part)
-            raise InputError(f"{origin}: {key} is {value!r}; expected {wanted}")
+            given = [name for name, layer in layers if key in flat(OmegaConf.to_container(layer))]
+            raise InputError(f"{given[-1] if given else origin}: {key} is {value!r}; expected {wanted}")
 
 
 def in_range(value: float, limits: dict) -> bool:
@@ -336,8 +354,6 @@ def check_combinations(config: Config, origin: str) -> None:
             raise InputError(f"{origin}: data.max_length is {data.max_length}; the transformer has 256 positions")
     if model.attention and not model.decoder:
         raise InputError(f"{origin}: model.attention=true needs model.decoder=true")
-    if config.train.keep_frozen and model.backbone != "bert":
-        raise InputError(f"{origin}: train.keep_frozen is for model.backbone=bert, not {model.backbone}")
     if config.train.precision == "fp16" and config.device == "cpu":
         raise InputError(f"{origin}: train.precision=fp16 needs CUDA; on a CPU fp32 and bf16 work")
 

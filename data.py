@@ -108,7 +108,7 @@ def read_yelp(revision: str | None) -> dict[str, Dataset]:
         datasets.config.HF_HUB_OFFLINE = True
     try:
         hub = datasets.load_dataset(YELP, revision=revision)
-    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         raise InputError(
             f"data.source=yelp: {YELP} could not be reached on the hub ({type(error).__name__}); its cache would be "
             f"{datasets.config.HF_DATASETS_CACHE}; without a network use data.source=imdb or data.source=files"
@@ -240,7 +240,7 @@ def check_encoding(path: Path) -> None:
 
 def check_json_lines(path: Path) -> None:
     """Refuse (`InputError`) a JSONL file with a line that is no JSON object, naming the row."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for row, line in enumerate((line for line in file if line.strip()), start=1):
             try:
                 content = json.loads(line)
@@ -255,22 +255,26 @@ def check_rows(path: Path) -> list[str]:
 
     The parser behind `datasets` fills short rows and shifts long ones in silence.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        number, header = 0, []
-        try:
-            rows = (fields for fields in csv.reader(file, strict=True) if fields)
-            for number, fields in enumerate(rows, start=1):
+    row, header = 0, []
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for fields in csv.reader(file, strict=True):
+                if not fields:
+                    continue
                 header = header or fields
                 # As everywhere, row 1 is the first review: a header does not count.
-                row = number - ("text" in header)
+                row += fields is not header or "text" not in header
                 expected = 2 if header[0] in ("1", "2") else len(header)
                 if len(fields) != expected:
                     raise InputError(
                         f"{path}, row {row}: {len(fields)} columns, {shorten(fields)}; expected {expected} "
                         f"(a text that contains commas or quotes must be quoted)"
                     )
-        except csv.Error as error:
-            raise InputError(f"{path}, row {number + 1}: {error}") from None
+    except csv.Error as error:
+        raise InputError(f"{path}, row {row + 1}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
     return header
 
 
@@ -296,16 +300,17 @@ def read_source(config: DataConfig) -> DatasetDict:
     else:
         paths = {"train": config.train, "validation": config.validation, "test": config.test}
         splits = {name: read_file(path) for name, path in paths.items() if path is not None}
-    if config.validation_first is not None and "test" in splits:
-        first = min(config.validation_first, len(splits["test"]))
-        splits["validation"] = splits["test"].select(range(first))
     missing = {"test": config.test_fraction, "validation": config.validation_fraction}
     missing = {name: fraction for name, fraction in missing.items() if name not in splits}
+    if config.validation_first is not None:
+        missing.pop("validation", None)
     if missing:
         splits["train"] = drop_duplicates(splits["train"])
     total = len(splits["train"])
     for name, fraction in missing.items():
         splits["train"], splits[name] = hold_out(splits["train"], round(fraction * total), config.split_seed, name)
+    if config.validation_first is not None:
+        splits["validation"] = splits["test"].select(range(min(config.validation_first, len(splits["test"]))))
     return DatasetDict({name: splits[name] for name in ("train", "validation", "test")})
 
 
@@ -432,7 +437,7 @@ def load_cached(folder: Path, config: DataConfig, tokenizer: PreTrainedTokenizer
 
 
 def tokenize(splits: DatasetDict, max_length: int, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """`splits` with the columns `input_ids`, cut to `max_length`, and `length`, the tokens before the cut."""
+    """`splits` with the columns `input_ids`, cut to `max_length`, and `length`, their number."""
 
     def encode(batch: dict) -> dict:
         ids = tokenizer(batch["text"], add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]

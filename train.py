@@ -51,7 +51,7 @@ WARMUP_STEPS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
+    """The command line; returns the exit status: 0 done, 1 a loss that is no number, 2 input that can't be used."""
     parser = argparse.ArgumentParser(
         description="Train one or more experiments, one after another.",
         epilog="settings (given as key=value, or in the YAML file):\n" + describe_settings(),
@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -102,8 +105,11 @@ def run(config: Config) -> dict:
     log.info("%s: experiment %d, %s", run_dir, config.experiment, config.architecture)
     device = pick_device(config.device)
     reviews = load_reviews(config.data)
+    prepare(config, device)
     torch.manual_seed(config.seed)
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
+    if config.train.compile:
+        model.compile(dynamic=True)
     if config.train.keep_frozen:
         with autocast(config, device):
             reviews = keep_frozen(config, model, reviews)
@@ -444,6 +450,15 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise InputError("device=cuda: torch sees no CUDA device; use device=cpu or device=auto")
     return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+def prepare(config: Config, device: torch.device) -> None:
+    """TF32 for float32 products on CUDA; a warning where the precision asked for is only emulated."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if config.train.precision == "bf16" and not native:
+            log.warning("%s emulates bf16: train.precision=fp16 or fp32 is faster", device_name(device))
 
 
 def now(device: torch.device) -> float:

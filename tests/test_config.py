@@ -468,3 +468,12 @@ def test_a_resolved_config_is_an_experiment_file_that_gives_the_same_run(tmp_pat
     assert load_config(tmp_path / "config.yaml") == config
     again = load_config(tmp_path / "config.yaml", ["profile=yelp"])
     assert (again.data.source, again.train.batch_size) == ("yelp", 512)
+
+
+def test_an_override_out_of_range_is_blamed_and_not_the_file():
+    assert refusal(LSTM, ["model.dropout=-1"]).startswith("override 'model.dropout=-1': model.dropout is -1.0")
+
+
+@pytest.mark.parametrize("text", ["train.epochs=???", "seed=???"])
+def test_a_value_that_is_left_open_is_refused(text):
+    assert refusal(LSTM, [text]) == f"override {text!r}: {text.partition('=')[0]} is '???'; expected a value"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Value
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import AutoTokenizer
@@ -868,6 +868,12 @@ def padding(batches: list[np.ndarray], lengths: np.ndarray) -> int:
     epoch=st.integers(1, 10),
     group_by_length=st.booleans(),
 )
+# The ends of an epoch, of a batch and of a window, which chance doesn't always meet.
+@example(lengths=np.full(1, 3), batch_size=4, seed=0, epoch=1, group_by_length=True)
+@example(lengths=np.full(4, 3), batch_size=4, seed=0, epoch=1, group_by_length=True)
+@example(lengths=np.full(2 * data.WINDOW, 3), batch_size=2, seed=0, epoch=1, group_by_length=True)
+@example(lengths=np.full(2 * data.WINDOW + 1, 3), batch_size=2, seed=0, epoch=1, group_by_length=True)
+@example(lengths=np.full(5, 3), batch_size=4, seed=0, epoch=1, group_by_length=False)
 def test_an_epoch_holds_every_review_exactly_once(lengths, batch_size, seed, epoch, group_by_length):
     batches = training_batches(lengths, batch_size, seed, epoch, group_by_length)
     assert sorted(flat(batches)) == list(range(len(lengths)))
@@ -940,3 +946,28 @@ def test_batches_leave_the_global_random_states_alone(tokenized):
         assert isinstance(loader := batch_loader(tokenized, chosen), Iterator)
         assert len(list(loader)) == 6
     assert random_states() == before
+
+
+def test_files_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text":"bad","label":0}\n{"text":"good","label":1}\n')
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\nbad,0\ngood,1\n")
+    for name in ("a.jsonl", "a.csv"):
+        assert list(data.read_file(tmp_path / name)["text"]) == ["bad", "good"]
+
+
+def test_a_quoting_error_is_counted_as_the_other_errors_are(tmp_path):
+    assert refusal(write(tmp_path, "reviews.csv", 'text,label\nbad,0\n"good" x,1\n')).startswith(", row 2: ")
+
+
+def test_a_text_of_any_length_is_read(tmp_path):
+    long = "good " * 50_000
+    path = write(tmp_path, "reviews.csv", f"text,label\nbad,0\n{long},1\n")
+    assert data.read_file(path)["text"][1] == long.strip()
+
+
+def test_validation_on_the_first_test_reviews_works_where_the_test_split_is_held_out(tmp_path):
+    rows = "".join(f"text {i},{i % 2}\n" for i in range(100))
+    path = write(tmp_path, "reviews.csv", "text,label\n" + rows)
+    splits = data.read_source(DataConfig(source="files", train=str(path), test_fraction=0.2, validation_first=8))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [80, 8, 20]
+    assert list(splits["validation"]["text"]) == list(splits["test"]["text"])[:8]

@@ -236,6 +236,21 @@ def test_half_precision_changes_the_forward_pass_only(make_config):
         assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_model_is_compiled_where_asked_for(make_config, monkeypatch, wanted):
+    """With a stand-in for the compiler, which takes longer than all tests; saved names must stay the same."""
+    calls = []
+
+    def compiler(function, **options):
+        return lambda *arguments, **keywords: calls.append(options) or function(*arguments, **keywords)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    config = make_config("1_lstm", f"train.compile={wanted}", "train.epochs=1")
+    run(config)
+    assert bool(calls) == wanted
+    assert load_model(Path(config.run_dir) / "best")
+
+
 @pytest.mark.parametrize(
     ("metric", "better", "worse"),
     [
