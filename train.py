@@ -110,7 +110,7 @@ def run(config: Config) -> dict:
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
     if config.train.compile:
         model.compile(dynamic=True)
-    if config.train.keep_frozen:
+    if config.train.keep_frozen and config.model.backbone == "bert":
         with autocast(config, device):
             reviews = keep_frozen(config, model, reviews)
     clear_run(run_dir)

@@ -292,6 +292,11 @@ def test_kept_outputs_of_frozen_layers_change_no_figure(make_config, monkeypatch
     run(kept)
 
 
+def test_a_model_without_frozen_layers_trains_with_the_setting_too(make_config):
+    """A profile sets it for all eight."""
+    assert run(make_config("1_lstm", "train.keep_frozen=fp32", "train.epochs=1"))["completed"]
+
+
 def test_kept_outputs_in_half_precision_are_near(make_config, tmp_path):
     config = make_config("8_bert", f"data.cache_dir={tmp_path}", "train.epochs=1")
     model = build_model(config.model, 30522, 24).eval()
