@@ -170,7 +170,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     named = [OmegaConf.to_container(layer)["profile"] for _, layer in [file, *given] if "profile" in layer]
     profile = read_profile(named[-1] if named else Config.profile)
     layers = [profile, file] if "profile" in file[1] and len(named) == 1 else [file, profile]
-    config = OmegaConf.structured(Config)
+    config = schema(Config)
     layers += given
     for origin, layer in layers:
         config = merge(config, layer, origin)
@@ -185,7 +185,7 @@ def config_from_dict(settings: dict, origin: str, kind: type = Config) -> Any:
         raise InputError(f"{origin}: {first_line(error)}") from None
     if not isinstance(layer, DictConfig):
         raise InputError(f"{origin}: expected `key: value` settings, found a {type(settings).__name__}")
-    return resolve(merge(OmegaConf.structured(kind), layer, origin), origin)
+    return resolve(merge(schema(kind), layer, origin), origin)
 
 
 def resolve(config: DictConfig, origin: str, layers: Sequence[tuple[str, DictConfig]] = ()) -> Any:
@@ -239,6 +239,15 @@ def parse_override(text: str) -> DictConfig:
         return OmegaConf.from_dotlist([text])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"override {text!r}: {first_line(error)}") from None
+
+
+def schema(kind: type) -> DictConfig:
+    """The typed defaults of a config dataclass, open to merging: OmegaConf 2.3 reads frozen as read-only there too."""
+    config = OmegaConf.structured(kind)
+    sections = [config[spec.name] for spec in fields(kind) if is_dataclass(spec.type)]
+    for node in (config, *sections):
+        OmegaConf.set_readonly(node, None)
+    return config
 
 
 def merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:

@@ -16,11 +16,12 @@ import torch
 from config import InputError
 from data import clean, evaluation_batches, pad, read_texts
 from models import load_model
+from train import pick_device
 
 
 @torch.inference_mode()
 def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-    """The probability of each text being positive.
+    """The probability of each text being positive, computed on a GPU where there is one.
 
     Args:
         run_dir: a run's folder, or a folder of `models.save_model`.
@@ -34,7 +35,9 @@ def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> 
         InputError: the folder holds no model.
     """
     run_dir = Path(run_dir)
+    device = pick_device("auto")
     model, tokenizer, max_length = load_model(run_dir / "best" if (run_dir / "best").is_dir() else run_dir)
+    model.to(device)
     probabilities = np.empty(len(texts))
     if not len(texts):
         return probabilities
@@ -43,8 +46,8 @@ def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> 
     for indices in evaluation_batches(np.array([len(ids) for ids in tokens]), batch_size):
         chosen = [tokens[i] for i in indices]
         offsets = np.cumsum([0] + [len(ids) for ids in chosen])
-        logits = model(**pad(offsets, np.concatenate(chosen))).logits
-        probabilities[indices] = logits.double().softmax(dim=1)[:, 1].numpy()
+        batch = {name: tensor.to(device) for name, tensor in pad(offsets, np.concatenate(chosen)).items()}
+        probabilities[indices] = model(**batch).logits.double().softmax(dim=1)[:, 1].cpu().numpy()
     return probabilities
 
 
