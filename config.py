@@ -128,7 +128,8 @@ class TrainConfig:
     keep_frozen: str | None = setting(
         None,
         "bert: compute the frozen layers' outputs once, keep them in data.cache_dir in this precision (2 or 4 bytes "
-        "x 384 features a token for the packaged encoder) and train on them; null: compute them at every step",
+        "x 384 features a token for the packaged encoder) and train on them; the time counts as training; null: "
+        "compute them at every step",
         choices=("fp32", "bf16"),
     )
     eval_steps: int = setting(100, "validate every N steps, and at each epoch's end", least=1)

@@ -110,12 +110,13 @@ def run(config: Config) -> dict:
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
     if config.train.compile:
         model.compile(dynamic=True)
+    started = now(device)
     if config.train.keep_frozen and config.model.backbone == "bert":
         with autocast(config, device):
             reviews = keep_frozen(config, model, reviews)
     clear_run(run_dir)
     (run_dir / "config.yaml").write_text(to_yaml(config))
-    record = fit(config, model, reviews, device, run_dir)
+    record = fit(config, model, reviews, device, run_dir, spent=now(device) - started)
     del model
     gc.collect()
     model = load_model(run_dir / "best")[0].to(device)
@@ -221,7 +222,14 @@ class Record:
     trainable_parameters: int = 0
 
 
-def fit(config: Config, model: ReviewClassifier, reviews: Reviews, device: torch.device, run_dir: Path) -> Record:
+def fit(
+    config: Config,
+    model: ReviewClassifier,
+    reviews: Reviews,
+    device: torch.device,
+    run_dir: Path,
+    spent: float = 0.0,
+) -> Record:
     """Train `model`, evaluating as it goes; the best model by validation is kept in `run_dir/best`.
 
     Args:
@@ -230,6 +238,7 @@ def fit(config: Config, model: ReviewClassifier, reviews: Reviews, device: torch
         reviews: the splits; the test split is not read.
         device: where to train.
         run_dir: gets a line of metrics.jsonl an evaluation.
+        spent: seconds that count as training already, such as those for the frozen layers' outputs.
 
     Raises:
         FloatingPointError: the training loss became infinite or nan.
@@ -239,7 +248,7 @@ def fit(config: Config, model: ReviewClassifier, reviews: Reviews, device: torch
     optimizer, schedule = build_optimizer(config, model, settings.epochs * epoch_steps)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     memory = MemoryMeter(device)
-    record = Record()
+    record = Record(train_seconds=spent)
     interval = Interval(device)
     progress = tqdm(total=settings.epochs * epoch_steps, unit="step", disable=None, leave=False)
     started = now(device)

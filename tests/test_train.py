@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,18 @@ def test_kept_outputs_of_frozen_layers_change_no_figure(make_config, monkeypatch
     assert len(list((tmp_path / "cache").glob("*.frozen"))) == 2
     monkeypatch.setattr(FrozenFeatures, "make", lambda *arguments: pytest.fail("made again"))
     run(kept)
+
+
+def test_the_time_for_the_outputs_of_frozen_layers_counts_as_training(make_config, monkeypatch, tmp_path):
+    def slowly(*arguments):
+        time.sleep(1.5)
+        return make(*arguments)
+
+    make = FrozenFeatures.make
+    monkeypatch.setattr(FrozenFeatures, "make", slowly)
+    config = make_config("8_bert", f"data.cache_dir={tmp_path}", "train.keep_frozen=fp32", "train.epochs=1")
+    assert run(config)["train_seconds"] > 3
+    assert read_metrics(config.run_dir)[0]["train_seconds"] > 3
 
 
 def test_a_model_without_frozen_layers_trains_with_the_setting_too(make_config):
