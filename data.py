@@ -210,6 +210,7 @@ def named_columns(
 
 def load_rows(path: Path, **options) -> Dataset:
     """All rows of a file through `datasets`, kept in memory; its own cache is not needed beside ours."""
+    set_bars()
     with tempfile.TemporaryDirectory() as cache:
         try:
             return datasets.load_dataset(
@@ -223,6 +224,12 @@ def load_rows(path: Path, **options) -> Dataset:
         except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
             cause = error.__cause__ or error
             raise InputError(f"{path}: not readable as {path.suffix[1:]}: {' '.join(str(cause).split())}") from None
+
+
+def set_bars() -> None:
+    """Bars of `datasets` for a terminal only; its reports of an error stand in the error that is raised."""
+    datasets.logging.set_verbosity_error()
+    (datasets.enable_progress_bars if sys.stderr.isatty() else datasets.disable_progress_bars)()
 
 
 def check_encoding(path: Path) -> None:
@@ -376,8 +383,7 @@ def load_reviews(config: DataConfig) -> Reviews:
     Raises:
         InputError: the source can't be read, or a subset is larger than its split.
     """
-    datasets.logging.set_verbosity_error()
-    (datasets.enable_progress_bars if sys.stderr.isatty() else datasets.disable_progress_bars)()
+    set_bars()
     tokenizer = load_tokenizer(config.tokenizer)
     fingerprint = cache_key(config, tokenizer)
     splits = load_cached(Path(config.cache_dir) / fingerprint, config, tokenizer)

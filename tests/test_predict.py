@@ -35,6 +35,12 @@ def test_a_file_is_labelled_row_by_row_in_order(run_dir, tmp_path):
     assert len({round(p, 4) for p in alone}) > 10
 
 
+def test_no_bar_is_drawn_without_a_terminal(run_dir, tmp_path, capfd):
+    source = write_csv(tmp_path / "reviews.csv", *make_texts(4, seed=9))
+    assert main([run_dir, str(source), "--output", str(tmp_path / "out.csv")]) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_reviews_without_labels_and_empty_ones_are_labelled_too(run_dir, tmp_path):
     source = tmp_path / "reviews.csv"
     source.write_text('text\n"great <br />food"\n""\n😀\n')
