@@ -58,15 +58,12 @@ class FrozenFeatures(TokenizedReviews):
             path = Path(partial) / self.path.name
             features = self.open(path, writable=True)
             batches = evaluation_batches(self.lengths, batch_size)
-            for indices, batch in zip(batches, batch_loader(self.tokens(), batches, device), strict=True):
+            plain = batch_loader(TokenizedReviews(self.dataset), batches, device)
+            for indices, batch in zip(batches, plain, strict=True):
                 states = backbone.frozen_states(batch["input_ids"], batch["attention_mask"])
                 kept = states[batch["attention_mask"] != 0].to(self.dtype).cpu()
                 features[torch.from_numpy(self.positions(indices))] = kept
             path.rename(self.path)
-
-    def tokens(self) -> TokenizedReviews:
-        """The split without features."""
-        return TokenizedReviews(self.dataset)
 
     def positions(self, indices: np.ndarray) -> np.ndarray:
         """Where in the file the tokens of these reviews stand, one review after the other."""

@@ -86,6 +86,7 @@ class BertBackbone(nn.Module):
         thawed = self.thaw_layers if epoch >= self.thaw_epoch else 0
         for layer in self.model.encoder.layer[len(self.model.encoder.layer) - thawed :]:
             layer.requires_grad_(True)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "BertBackbone":
         """As `nn.Module.train`, but frozen layers stay in evaluation mode: dropout could only blur what they know."""

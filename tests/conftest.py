@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from config import Config, load_config
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 
+# File names of the eight, without their ending.
+EXPERIMENTS = [path.stem for path in sorted(Path("configs").glob("[1-8]_*.yaml"))]
 GOOD = ["great", "lovely", "tasty", "friendly", "perfect", "wonderful"]
 BAD = ["awful", "rude", "dirty", "cold", "terrible", "bland"]
 FILLER = ["the", "food", "and", "service", "at", "this", "place", "were", "so", "on", "a", "monday", "with", "family"]

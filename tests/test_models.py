@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import EXPERIMENTS
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -21,17 +22,6 @@ from models import (
 )
 from parity import ragged_mask
 from transformer_solution import PostNormAttentionBlock, PreNormAttentionBlock
-
-EXPERIMENTS = [
-    "1_lstm",
-    "2_lstm_dropout",
-    "3_lstm_decoder",
-    "4_lstm_attention",
-    "5_transformer_prenorm",
-    "6_transformer_deep",
-    "7_transformer_postnorm",
-    "8_bert",
-]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import EXPERIMENTS
 
 import train
 from config import InputError, load_config
@@ -20,7 +21,6 @@ from predict import predict
 from train import evaluate, fit, is_better, main, run
 
 TIMINGS = ("train_seconds", "evaluation_seconds", "memory")
-ALL = [path.stem for path in sorted(Path("configs").glob("[1-8]_*.yaml"))]
 
 
 def read_metrics(run_dir) -> list[dict]:
@@ -31,7 +31,7 @@ def without_timings(lines: list[dict]) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
 
 
-@pytest.mark.parametrize("experiment", ALL)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_each_experiment_runs_and_leaves_its_evidence(make_config, experiment):
     config = make_config(experiment, "train.epochs=2")
     summary = run(config)
