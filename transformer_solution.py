@@ -64,21 +64,23 @@ class LayerNormFunction(torch.autograd.Function):
 
         dx = g w - mean(g w) - c r^2 mean(c g w),    dweight = sum(c g),    dbias = sum(dy)
 
-    On a CPU the vectors are worked on in blocks that stay in the cache.
+    On a CPU the vectors are worked on in blocks that stay in the cache, each written to memory once.
     """
 
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """inputs (..., D), weight (D), bias (D) -> (..., D)."""
         x = inputs.reshape(-1, inputs.shape[-1])
-        mean = x.mean(dim=-1, keepdim=True)
-        scale = torch.empty_like(mean)
         y = torch.empty_like(x)
+        mean, scale = x.new_empty(2, len(x), 1)
+        scratch = x.new_empty(1, block_rows(x), x.shape[1])
         for x_, mean_, scale_, y_ in blocks_of(x, mean, scale, y):
-            torch.sub(x_, mean_, out=y_)
-            variance = torch.linalg.vector_norm(y_, dim=-1, keepdim=True).square_().div_(x.shape[1])
-            torch.rsqrt(variance.add_(eps), out=scale_)
-            torch.addcmul(bias, y_.mul_(scale_), weight, out=y_)
+            (c,) = scratch[:, : len(x_)]
+            torch.mean(x_, dim=-1, keepdim=True, out=mean_)
+            torch.sub(x_, mean_, out=c)
+            torch.linalg.vector_norm(c, dim=-1, keepdim=True, out=scale_)
+            scale_.square_().div_(x.shape[1]).add_(eps).rsqrt_()
+            torch.addcmul(bias, c.mul_(scale_), weight, out=y_)
         ctx.save_for_backward(x, mean, scale, weight)
         return y.view_as(inputs)
 
@@ -88,23 +90,31 @@ class LayerNormFunction(torch.autograd.Function):
         x, mean, scale, weight = ctx.saved_tensors
         dy = d_outputs.reshape(x.shape)
         dx = torch.empty_like(x)
-        d_weight = torch.zeros_like(weight)
+        d_weight, d_bias = weight.new_zeros(2, len(weight))
+        scratch = x.new_empty(3, block_rows(x), x.shape[1])
         for x_, mean_, scale_, dy_, dx_ in blocks_of(x, mean, scale, dy, dx):
-            centred = x_ - mean_
-            torch.mul(dy_, scale_, out=dx_)
-            products = dx_ * centred
+            c, g, products = scratch[:, : len(x_)]
+            torch.sub(x_, mean_, out=c)
+            torch.mul(dy_, scale_, out=g)
+            torch.mul(g, c, out=products)
             d_weight += products.sum(dim=0)
+            d_bias += dy_.sum(dim=0)
             along = products.mul_(weight).mean(dim=-1, keepdim=True).mul_(scale_).mul_(scale_)
-            dx_.mul_(weight)
-            dx_.sub_(dx_.mean(dim=-1, keepdim=True)).addcmul_(centred, along, value=-1)
-        return dx.view_as(d_outputs), d_weight, dy.sum(dim=0), None
+            g.mul_(weight)
+            g.sub_(g.mean(dim=-1, keepdim=True))
+            torch.addcmul(g, c, along, value=-1, out=dx_)
+        return dx.view_as(d_outputs), d_weight, d_bias, None
+
+
+def block_rows(x: Tensor) -> int:
+    """Rows of a block of `x`, (rows, D): about a million numbers on a CPU, else all."""
+    rows, width = x.shape
+    return max(1, min(rows, BLOCK // max(1, width)) if x.device.type == "cpu" else rows)
 
 
 def blocks_of(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same rows of each tensor, about a million numbers of the first at a time on a CPU, else all at once."""
-    rows, width = tensors[0].shape
-    block = max(1, BLOCK // max(1, width)) if tensors[0].device.type == "cpu" else max(1, rows)
-    return zip(*(tensor.split(block) for tensor in tensors), strict=True)
+    """The same rows of each tensor, `block_rows` at a time."""
+    return zip(*(tensor.split(block_rows(tensors[0])) for tensor in tensors), strict=True)
 
 
 class MultiHeadedAttention(nn.Module):

@@ -53,13 +53,20 @@ class Bench:
     def __init__(self, device: str, quick: bool, yelp: Path):
         self.device = torch.device(device)
         self.quick = quick
-        self.rounds = 2 if quick else 3
-        self.reviews = 32 if quick else 512
-        self.batch_size = 16 if quick else 64
+        self.rounds = 1 if quick else 3
+        self.reviews = 16 if quick else 512
+        self.batch_size = 8 if quick else 64
         self.sources = {"imdb": ["data.source=imdb"]}
-        if yelp.is_file():
+        if yelp.is_file() and not quick:
             self.sources["yelp"] = ["data.source=files", f"data.train={yelp}"]
         self.rows: list[dict] = []
+        self.cases: dict[tuple[Path, str], Case] = {}
+
+    def case(self, path: Path, lengths: str) -> "Case":
+        """The experiment on reviews of that length distribution, made once."""
+        if (path, lengths) not in self.cases:
+            self.cases[path, lengths] = Case(self, path, lengths)
+        return self.cases[path, lengths]
 
     def config(self, path: Path, lengths: str, *overrides: str) -> Config:
         common = [
@@ -71,27 +78,41 @@ class Bench:
 
     def alternate(self, calls: dict[str, Callable[[], None]], rounds: int | None = None) -> dict[str, list[float]]:
         """Seconds of each call, in turn, after one call each that is not counted."""
+        for call in calls.values():
+            call()
+        return self.take_turns(calls, rounds or self.rounds)
+
+    def take_turns(self, calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+        """Seconds of each call, in turn."""
         seconds = {name: [] for name in calls}
-        for number in range(1 + (rounds or self.rounds)):
+        for _ in range(rounds):
             for name, call in calls.items():
                 started = now(self.device)
                 call()
-                if number:
-                    seconds[name].append(now(self.device) - started)
+                seconds[name].append(now(self.device) - started)
         return seconds
 
     def add(self, seconds: dict[str, list[float]], pair: tuple[str, str], **row) -> None:
-        """Print and keep a row; `ratio` is the first of the pair over the second, in seconds."""
+        """Print and keep a row; `ratio` is the first of the pair over the second, in median seconds."""
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         row["ratio"] = medians[pair[0]] / medians[pair[1]]
         row["median_seconds"] = medians
         row["spread_seconds"] = {name: [min(values), max(values)] for name, values in seconds.items()}
         self.rows.append(row)
         what = row.get("experiment") or row.get("layer") or ""
-        shown = "  ".join(f"{name} {value * 1e3:.1f} ms" for name, value in medians.items())
-        difference = f"  difference {row['max_difference']:.1e}" if row.get("max_difference") is not None else ""
-        print(f"{row['bench']:<12}{what!s:<28}{row.get('lengths') or '':<6}{row['ratio']:6.2f}x  {shown}{difference}")
-        sys.stdout.flush()
+        print(f"{row['bench']:<12}{what!s:<28}{row.get('lengths') or '':<6}{row['ratio']:6.2f}x", end="")
+        for name in medians:
+            low, high = row["spread_seconds"][name]
+            print(f"  {name} {medians[name] * 1e3:.1f} ms ({low * 1e3:.1f} to {high * 1e3:.1f})", end="")
+            if "reviews_per_second" in row:
+                print(f" {row['reviews_per_second'][name]:.0f} reviews/s", end="")
+            if "peak_bytes" in row:
+                print(f" {row['peak_bytes'][name] / 2**20:.0f} MiB", end="")
+        if row.get("max_difference") is not None:
+            print(f"  difference {row['max_difference']:.1e}", end="")
+        if "matmul_share" in row:
+            print(f"  {row['matmul_share']:.0%} of the matrix-product rate", end="")
+        print(flush=True)
 
     def peak(self, call: Callable[[], None]) -> int:
         """Bytes that a call needs beyond what was there: on CUDA of torch's allocator, else of resident memory."""
@@ -121,11 +142,36 @@ class Bench:
 # ---------------------------------------------------------------- experiments
 
 
-def make_pair(bench: Bench, config: Config, reviews: Reviews) -> tuple[ReviewClassifier, textbook.TextbookClassifier]:
-    """The classifier and, with equal weights of its own, the textbook's."""
-    torch.manual_seed(0)
-    fast = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
-    return fast, textbook.TextbookClassifier(copy.deepcopy(fast))
+class Case:
+    """An experiment on reviews of one length distribution: the classifier, and the textbook's at equal weights."""
+
+    def __init__(self, bench: Bench, path: Path, lengths: str):
+        self.bench, self.path, self.lengths = bench, path, lengths
+        self.config = bench.config(path, lengths)
+        self.reviews = load_reviews(self.config.data)
+        torch.manual_seed(0)
+        size = len(self.reviews.tokenizer), self.config.data.max_length
+        self.fast = build_model(self.config.model, *size).to(bench.device)
+        self.slow = textbook.TextbookClassifier(copy.deepcopy(self.fast))
+        self.difference = logits_difference(bench, self.config, self.reviews, self.fast, self.slow)
+
+    def measure(self, name: str, calls: dict[str, Callable[[], None]], **row) -> dict:
+        """A row of reviews a second; the first call of each, not timed, is watched for its memory."""
+        peaks = {which: self.bench.peak(call) for which, call in calls.items()}
+        seconds = self.bench.take_turns(calls, self.bench.rounds)
+        row = {which: value(seconds) for which, value in row.items()}
+        self.bench.add(
+            seconds,
+            ("textbook", "fast"),
+            bench=name,
+            experiment=self.path.stem,
+            lengths=self.lengths,
+            max_difference=self.difference,
+            reviews_per_second={w: self.bench.reviews / statistics.median(values) for w, values in seconds.items()},
+            peak_bytes=peaks,
+            **row,
+        )
+        return self.bench.rows[-1]
 
 
 def bench_training(bench: Bench) -> None:
@@ -133,74 +179,50 @@ def bench_training(bench: Bench) -> None:
     rate = matmul_rate(bench)
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s in float32")
     for lengths in bench.sources:
-        add_mean(bench, "training", lengths, [measure_training(bench, path, lengths, rate) for path in SCRATCH])
+        add_mean(bench, "training", lengths, [measure_training(bench.case(path, lengths), rate) for path in SCRATCH])
 
 
-def measure_training(bench: Bench, path: Path, lengths: str, rate: float) -> float:
+def measure_training(case: Case, rate: float) -> float:
     """One experiment's row of `bench_training`; returns the ratio."""
-    config = bench.config(path, lengths)
-    reviews = load_reviews(config.data)
-    fast, slow = make_pair(bench, config, reviews)
-    optimizer, schedule = build_optimizer(config, fast, 10**6)
-    scaler = torch.amp.GradScaler(bench.device.type, enabled=False)
-    slow_optimizer = torch.optim.AdamW(slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
+    config, reviews, device = case.config, case.reviews, case.bench.device
+    optimizer, schedule = build_optimizer(config, case.fast, 10**6)
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    slow_optimizer = torch.optim.AdamW(case.slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
     slow_batches = textbook_batches(config, reviews, config.train.batch_size, shuffle=True)
 
     def run_fast() -> None:
-        fast.train()
+        case.fast.train()
         batches = training_batches(reviews.train.lengths, config.train.batch_size, 0, 1)
-        for batch in batch_loader(reviews.train, batches, bench.device):
-            training_step(fast, batch, optimizer, schedule, scaler, config)
+        for batch in batch_loader(reviews.train, batches, device):
+            training_step(case.fast, batch, optimizer, schedule, scaler, config)
 
     def run_slow() -> None:
-        for _ in textbook.train_epoch(slow, slow_batches, slow_optimizer, bench.device):
+        for _ in textbook.train_epoch(case.slow, slow_batches, slow_optimizer, device):
             pass
 
-    difference = logits_difference(bench, config, reviews, fast, slow)
-    seconds = bench.alternate({"textbook": run_slow, "fast": run_fast})
-    bench.add(
-        seconds,
-        ("textbook", "fast"),
-        bench="training",
-        experiment=path.stem,
-        lengths=lengths,
-        max_difference=difference,
-        reviews_per_second={name: bench.reviews / statistics.median(values) for name, values in seconds.items()},
-        peak_bytes={"textbook": bench.peak(run_slow), "fast": bench.peak(run_fast)},
-        matmul_share=count_flops(run_fast) / statistics.median(seconds["fast"]) / rate,
-    )
-    return bench.rows[-1]["ratio"]
+    flops = count_flops(run_fast)
+    calls = {"textbook": run_slow, "fast": run_fast}
+    share = {"matmul_share": lambda seconds: flops / statistics.median(seconds["fast"]) / rate}
+    return case.measure("training", calls, **share)["ratio"]
 
 
 def bench_evaluation(bench: Bench) -> None:
-    """Reviews a second in evaluation, data included: experiments 1-7, both length distributions."""
+    """Reviews a second in evaluation, data included: both length distributions; the mean is that of 1-7."""
     for lengths in bench.sources:
-        add_mean(bench, "evaluation", lengths, [measure_evaluation(bench, path, lengths) for path in SCRATCH])
+        rows = [measure_evaluation(bench.case(path, lengths)) for path in (*SCRATCH, BERT)]
+        add_mean(bench, "evaluation", lengths, rows[: len(SCRATCH)])
 
 
-def measure_evaluation(bench: Bench, path: Path, lengths: str) -> float:
+def measure_evaluation(case: Case) -> float:
     """One experiment's row of `bench_evaluation`; returns the ratio."""
-    config = bench.config(path, lengths)
-    reviews = load_reviews(config.data)
-    fast, slow = make_pair(bench, config, reviews)
+    config, device = case.config, case.bench.device
     size = config.train.eval_batch_size
-    batches = textbook_batches(config, reviews, size, shuffle=False)
-    difference = logits_difference(bench, config, reviews, fast, slow)
+    batches = textbook_batches(config, case.reviews, size, shuffle=False)
     calls = {
-        "textbook": lambda: textbook.evaluate(slow, batches, bench.device),
-        "fast": lambda: predict_logits(fast, reviews.train, size, bench.device, config),
+        "textbook": lambda: textbook.evaluate(case.slow, batches, device),
+        "fast": lambda: predict_logits(case.fast, case.reviews.train, size, device, config),
     }
-    seconds = bench.alternate(calls)
-    bench.add(
-        seconds,
-        ("textbook", "fast"),
-        bench="evaluation",
-        experiment=path.stem,
-        lengths=lengths,
-        max_difference=difference,
-        reviews_per_second={name: bench.reviews / statistics.median(values) for name, values in seconds.items()},
-    )
-    return bench.rows[-1]["ratio"]
+    return case.measure("evaluation", calls)["ratio"]
 
 
 def textbook_batches(config: Config, reviews: Reviews, size: int, shuffle: bool) -> DataLoader:
@@ -230,16 +252,17 @@ def logits_difference(
 def bench_bert(bench: Bench) -> None:
     """Experiment 8: two epochs, the last layer thawed in the second, an evaluation after each."""
     for lengths in bench.sources:
-        train, evaluated = (64, 32) if bench.quick else (2000, 500) if lengths == "imdb" else (1900, 190)
+        train, evaluated = (16, 8) if bench.quick else (2000, 500) if lengths == "imdb" else (1800, 200)
         config = bench.config(BERT, lengths, f"data.train_size={train}", f"data.eval_size={evaluated}")
         config = replace(config, train=replace(config.train, eval_steps=10**6))
         reviews = load_reviews(config.data)
+        difference = bench.case(BERT, lengths).difference
         accuracy: dict[str, float] = {}
         calls = {"textbook": partial(bert_textbook, bench, config, reviews, accuracy)}
         for precision, kept in (("fp32", None), ("fp32", "fp32"), ("bf16", "bf16")):
             name = f"{precision}, kept {kept}"
             calls[name] = partial(bert_fast, bench, config, reviews, accuracy, precision, kept, name)
-        seconds = bench.alternate(calls, rounds=1)
+        seconds = bench.take_turns(calls, rounds=1)
         for name in list(calls)[1:]:
             bench.add(
                 {"textbook": seconds["textbook"], name: seconds[name]},
@@ -247,9 +270,11 @@ def bench_bert(bench: Bench) -> None:
                 bench="bert",
                 experiment=f"8_bert {name}",
                 lengths=lengths,
-                max_difference=None,
+                max_difference=difference if name.startswith("fp32") else None,
+                reviews_per_second={which: 2 * (train + evaluated) / seconds[which][0] for which in ("textbook", name)},
                 validation_accuracy=dict(accuracy),
             )
+        print(f"{'bert':<12}accuracy of {evaluated} validation reviews: {accuracy}")
 
 
 def bert_textbook(bench: Bench, config: Config, reviews: Reviews, accuracy: dict[str, float]) -> None:
@@ -347,10 +372,10 @@ def bench_layer_norm(bench: Bench, batch: int, steps: int, width: int) -> None:
     x = torch.randn(batch, steps, width, device=bench.device, requires_grad=True)
     difference = (ours(x) - reference(x)).abs().max().item()
     calls = {"scratch": lambda: ours(x), "by definition": lambda: ours.forward_by_definition(x)}
-    if not bench.quick:
-        compiled = torch.compile(ours)
-        calls["compiled"] = lambda: compiled(x)
     compare_layers(bench, "LayerNorm", lambda: reference(x), calls, difference)
+    if not bench.quick:
+        compiled = {"compiled": torch.compile(ours)}
+        compare_layers(bench, "LayerNorm, both compiled", torch.compile(reference), compiled, difference)
 
 
 def bench_attention(bench: Bench, batch: int, steps: int, heads: int, size: int) -> None:
@@ -394,7 +419,7 @@ def bench_scaling(bench: Bench) -> None:
             for batch, steps in sizes:
                 x = torch.randn(batch, steps, width, device=bench.device, requires_grad=True)
                 call = forward_backward(lambda x=x, layer=layer: layer(x))
-                medians.append(statistics.median(bench.alternate({"": call}, rounds=3)[""]))
+                medians.append(statistics.median(bench.alternate({"": call})[""]))
             values = [steps if axis == "tokens" else batch for batch, steps in sizes]
             exponent = float(np.polyfit(np.log(values), np.log(medians), 1)[0])
             row = {"bench": "scaling", "layer": name, "axis": axis, "sizes": values, "median_seconds": medians}
