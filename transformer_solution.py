@@ -417,12 +417,12 @@ def masked_softmax(scores: Tensor, tokens: Tensor | None) -> Tensor:
     """Softmax over the last dimension where `tokens` (booleans that broadcast) is true, 0 elsewhere.
 
     Filled with the lowest number and not with -inf, a row without any token still has a softmax, which is then
-    set to 0; so are its gradients.
+    set to 0; so are its gradients. `scores` are overwritten: (B, N, T, T) is most of what attention needs.
     """
     if tokens is None:
         return scores.softmax(dim=-1)
     lowest = torch.finfo(scores.dtype).min
-    return scores.masked_fill(~tokens, lowest).softmax(dim=-1).masked_fill(~tokens, 0.0)
+    return scores.masked_fill_(~tokens, lowest).softmax(dim=-1).masked_fill(~tokens, 0.0)
 
 
 def key_mask(mask: Tensor, keys: Tensor) -> Tensor:
