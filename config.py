@@ -20,6 +20,18 @@ PROFILES = Path(__file__).resolve().parent / "configs" / "profiles"
 PACKAGED = "packaged"
 
 
+# What PyYAML and OmegaConf raise at text that is no settings, by what is wrong with it.
+YAML_ERRORS = (
+    yaml.YAMLError,
+    OmegaConfBaseException,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+
+
 class InputError(ValueError):
     """Something that the user gave can't be used; the message names it and says what would be accepted."""
 
@@ -133,6 +145,14 @@ class TrainConfig:
         choices=("fp32", "bf16"),
     )
     eval_steps: int = setting(100, "validate every N steps, and at each epoch's end", least=1)
+    checkpoint_steps: int | None = setting(None, "save the state of the run every N steps too", least=1)
+    checkpoint_minutes: float = setting(
+        5.0, "save the state of the run every so many minutes, and after each epoch", above=0
+    )
+    micro_batch_size: int | None = setting(
+        None, "reviews at a time: the gradients of a batch are summed over such parts; null: the whole batch", least=1
+    )
+    auto_micro_batch: bool = setting(False, "without memory for a step, halve train.micro_batch_size and go on")
     best_metric: str = setting(
         "accuracy", "which validation figure decides the model that is kept", choices=("accuracy", "loss")
     )
@@ -148,7 +168,7 @@ class Config:
     profile: str = setting("imdb", "a file of configs/profiles: data and scale")
     run_dir: str = setting("logs/${profile}/${experiment}_${name}", "folder of the run's evidence")
     overwrite: bool = setting(False, "train again where run_dir holds a run already")
-    seed: int = setting(0, "seed of the weights, the dropout and the order of the batches", least=0)
+    seed: int = setting(0, "seed of the weights, the dropout and the order of the batches", least=0, most=2**32 - 1)
     device: str = setting("auto", "auto: CUDA where there is one", choices=("auto", "cpu", "cuda"))
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -214,13 +234,23 @@ def read_yaml(path: Path) -> DictConfig:
         raise InputError(f"{path}: no such file; the experiments are configs/1_*.yaml to configs/8_*.yaml")
     try:
         text = path.read_text(encoding="utf-8")
+        refuse_anchors(text)
         content = yaml.safe_load(text) or {}
         if not isinstance(content, dict):
             raise InputError(f"{path}: expected `key: value` settings, found a {type(content).__name__}")
         # Read again by OmegaConf, for which 1e-5 is a number.
         return OmegaConf.create(text or "{}")
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except InputError:
+        raise
+    except YAML_ERRORS as error:
         raise InputError(f"{path}: not a YAML file of settings: {first_line(error)}") from None
+
+
+def refuse_anchors(text: str) -> None:
+    """Raise yaml.YAMLError at an anchor: no settings need one, and a few of them can stand for any amount of memory."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if getattr(event, "anchor", None):
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: anchors and references to them are not accepted")
 
 
 def read_profile(name: str) -> tuple[str, DictConfig]:
@@ -233,12 +263,13 @@ def read_profile(name: str) -> tuple[str, DictConfig]:
 
 def parse_override(text: str) -> DictConfig:
     """One `key=value` of the command line."""
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(f"override {text!r}: expected key=value, such as train.epochs=3")
     try:
+        refuse_anchors(value)
         return OmegaConf.from_dotlist([text])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except YAML_ERRORS as error:
         raise InputError(f"override {text!r}: {first_line(error)}") from None
 
 

@@ -15,11 +15,10 @@ import torch
 
 from config import InputError
 from data import clean, evaluation_batches, pad, read_texts
-from models import load_model
-from train import pick_device
+from devices import pick_device
+from models import ReviewClassifier, load_model
 
 
-@torch.inference_mode()
 def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
     """The probability of each text being positive, computed on a GPU where there is one.
 
@@ -38,11 +37,17 @@ def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> 
     device = pick_device("auto")
     model, tokenizer, max_length = load_model(run_dir / "best" if (run_dir / "best").is_dir() else run_dir)
     model.to(device)
-    probabilities = np.empty(len(texts))
-    if not len(texts):
-        return probabilities
     cleaned = [clean(text) for text in texts]
-    tokens = tokenizer(cleaned, truncation=True, max_length=max_length)["input_ids"]
+    tokens = tokenizer(cleaned, truncation=True, max_length=max_length)["input_ids"] if cleaned else []
+    return predict_tokens(model, tokens, device, batch_size)
+
+
+@torch.inference_mode()
+def predict_tokens(
+    model: ReviewClassifier, tokens: Sequence[Sequence[int]], device: torch.device, batch_size: int = 64
+) -> np.ndarray:
+    """The probability of each tokenised text being positive, (n,) float64, in their order; batched by length."""
+    probabilities = np.empty(len(tokens))
     for indices in evaluation_batches(np.array([len(ids) for ids in tokens]), batch_size):
         chosen = [tokens[i] for i in indices]
         offsets = np.cumsum([0] + [len(ids) for ids in chosen])

@@ -3,33 +3,62 @@
     python train.py configs/4_lstm_attention.yaml [more.yaml ...] [key=value ...]
 
 A run folder holds `config.yaml` (resolved), `metrics.jsonl` (a line an evaluation), `best/` (the model that is
-kept), `validation_predictions.csv` and `test_predictions.csv` of that model, and `summary.json`.
+kept), `validation_predictions.csv` and `test_predictions.csv` of that model, and `summary.json`; before the run is
+complete also `checkpoints/`. A run that was killed goes on from there when the same command is given again.
 """
 
 import argparse
+import contextlib
 import csv
 import gc
 import json
 import logging
 import platform
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
-import psutil
 import torch
 import yaml
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
-from transformers import get_scheduler
+from transformers import get_scheduler, set_seed
 
+import parallel
+from checkpoint import (
+    FOLDER,
+    MANIFEST,
+    STATE,
+    DamagedError,
+    InterruptedRun,
+    RunError,
+    RunLock,
+    StopRequest,
+    best_path,
+    checkpoint_path,
+    checkpoints_of,
+    load_checkpoint,
+    optimizer_state,
+    prune,
+    random_states,
+    read_json,
+    save_checkpoint,
+    set_optimizer_state,
+    set_random_states,
+    stop_requests,
+    verify_folder,
+    write_folder,
+    write_text,
+)
 from config import Config, InputError, describe_settings, load_config, to_yaml
 from data import (
     Reviews,
@@ -39,19 +68,46 @@ from data import (
     load_reviews,
     training_batches,
 )
+from devices import MemoryMeter, device_name, now, pick_device, prepare
 from features import FrozenFeatures
-from models import ReviewClassifier, build_model, count_parameters, load_model, save_model
+from models import SETTINGS, WEIGHTS, ReviewClassifier, build_model, count_parameters, load_model, save_model
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json", "validation_predictions.csv", "test_predictions.csv")
-# Steps whose memory is not averaged: allocators and optimiser states still grow in them.
-WARMUP_STEPS = 5
+PREDICTIONS = "validation_predictions.csv"
+RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json", PREDICTIONS, "test_predictions.csv")
+# The tensors of a checkpoint, a file each.
+STATE_FILES = ("model", "optimizer", "random")
+# What a log holds beside the result: a run that was interrupted differs in these.
+TIMINGS = (
+    "train_seconds",
+    "evaluation_seconds",
+    "checkpoint_seconds",
+    "test_seconds",
+    "memory",
+    "steady_memory_bytes",
+    "peak_memory_bytes",
+)
+# Settings of which the result does not depend: a run goes on, or counts as the same, with others.
+FREE_SETTINGS = (
+    "overwrite",
+    "run_dir",
+    "device",
+    "data.cache_dir",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+    "train.auto_micro_batch",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 1 a loss that is no number, 2 input that can't be used."""
+    """The command line.
+
+    Returns:
+        The exit status: 0 done, 1 a run that can't go on (a loss that is no number, no memory, no space), 2 input that
+        can't be used, 130 and 143 stopped by Ctrl-C and SIGTERM.
+    """
     parser = argparse.ArgumentParser(
         description="Train one or more experiments, one after another.",
         epilog="settings (given as key=value, or in the YAML file):\n" + describe_settings(),
@@ -69,9 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except InterruptedRun as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 
@@ -89,42 +150,62 @@ def check_run_dirs(configs: list[Config]) -> None:
 
 
 def run(config: Config) -> dict:
-    """Train and evaluate one experiment, and write its run folder.
+    """Train and evaluate one experiment, and write its run folder; where the folder holds it half done, go on there.
 
     Returns:
         The summary. Where the folder holds this run complete already, that one's, and nothing is done.
 
     Raises:
-        InputError: the folder holds another run, or the data or a pretrained model can't be had.
+        InputError: the folder holds another run, or one that can't be read; another process works in it; or the data
+            or a pretrained model can't be had.
+        FloatingPointError: a loss or gradient became infinite or nan.
+        RunError: no memory, or no space on the disk.
+        InterruptedRun: SIGTERM or Ctrl-C came; the state is saved.
     """
     run_dir = Path(config.run_dir)
-    finished = finished_run(config, run_dir)
-    if finished is not None:
-        log.info("%s: already complete, kept as it is (overwrite=true trains it again)", run_dir)
-        return finished
+    with parallel.process_group(pick_device(config.device)) as device:
+        finished = finished_run(config, run_dir)
+        # No process writes before all have looked.
+        parallel.barrier()
+        if finished is not None:
+            log.info("%s: already complete, kept as it is (overwrite=true trains it again)", run_dir)
+            return finished
+        with RunLock(run_dir) if parallel.is_main() else contextlib.nullcontext():
+            return train_and_test(config, run_dir, device)
+
+
+def train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict:
+    """`run`, in a folder that is this process's own."""
     log.info("%s: experiment %d, %s", run_dir, config.experiment, config.architecture)
-    device = pick_device(config.device)
-    reviews = load_reviews(config.data)
-    prepare(config, device)
-    torch.manual_seed(config.seed)
+    with parallel.main_first():
+        reviews = load_reviews(config.data)
+    prepare(device, config.train.precision)
+    resumed = None if config.overwrite else newest_checkpoint(config, run_dir, reviews, device)
+    set_seed(config.seed)
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
+    # Each process draws its own dropout.
+    torch.manual_seed(config.seed + parallel.rank())
     if config.train.compile:
         model.compile(dynamic=True)
     started = now(device)
     if config.train.keep_frozen and config.model.backbone == "bert":
-        with autocast(config, device):
+        with parallel.main_first(), autocast(config, device):
             reviews = keep_frozen(config, model, reviews)
-    clear_run(run_dir)
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    record = fit(config, model, reviews, device, run_dir, spent=now(device) - started)
+    if resumed is None and parallel.is_main():
+        clear_run(run_dir)
+        write_text(run_dir / "config.yaml", to_yaml(config))
+    parallel.barrier()
+    record = fit(config, model, reviews, device, run_dir, spent=now(device) - started, resumed=resumed)
     del model
     gc.collect()
-    model = load_model(run_dir / "best")[0].to(device)
+    best = best_path(run_dir, record.best["step"])
+    model = load_model(best)[0].to(device)
     started = time.perf_counter()
     test = evaluate(model, reviews.test, config, device)
-    write_predictions(run_dir / "test_predictions.csv", reviews.test, test.probabilities)
     summary = summarize(config, model, reviews, record, test, time.perf_counter() - started, device)
-    write_json(run_dir / "summary.json", summary)
+    if parallel.is_main():
+        complete_run(run_dir, best, reviews.test, test, summary)
+    parallel.barrier()
     log.info(
         "%s: best validation accuracy %.1f%% (step %d), test accuracy %.1f%%, %.0f s of training",
         run_dir,
@@ -153,31 +234,86 @@ def finished_run(config: Config, run_dir: Path) -> dict | None:
     """The summary of this very run if the folder holds it complete; None where there is none or to be replaced.
 
     Raises:
-        InputError: the folder holds a complete run of other settings.
+        InputError: the folder holds a complete run of other settings, or one that can't be read.
     """
     path = run_dir / "summary.json"
     if config.overwrite or not path.is_file():
         return None
-    before = yaml.safe_load((run_dir / "config.yaml").read_text())
-    differences = differing_keys(before, asdict(config))
+    differences = differing_keys(settings_of(run_dir), asdict(config))
     if differences:
         raise InputError(
             f"{run_dir} holds a complete run with other settings ({', '.join(differences)}); it is kept: give "
             "another run_dir, or overwrite=true"
         )
-    return json.loads(path.read_text())
+    try:
+        return read_json(path)
+    except DamagedError as error:
+        raise InputError(f"{error}; overwrite=true trains the run again") from None
+
+
+def settings_of(run_dir: Path) -> dict:
+    """The settings that a run folder's config.yaml holds."""
+    path = run_dir / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}; overwrite=true trains the run again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not the settings of a run; overwrite=true trains the run again")
+    return content
 
 
 def differing_keys(before: dict, now: dict, prefix: str = "") -> list[str]:
-    """`key: before -> now` of each setting that differs, `overwrite` aside."""
+    """`key: before -> now` of each setting that differs, but for those of which the result does not depend."""
     found = []
     for key in now:
         old, new = before.get(key), now[key]
         if isinstance(new, dict) and isinstance(old, dict):
             found += differing_keys(old, new, f"{prefix}{key}.")
-        elif old != new and prefix + key != "overwrite":
+        elif old != new and prefix + key not in FREE_SETTINGS:
             found.append(f"{prefix}{key}: {old!r} -> {new!r}")
     return found
+
+
+def newest_checkpoint(config: Config, run_dir: Path, reviews: Reviews, device: torch.device) -> Path | None:
+    """The newest checkpoint that is whole, its best model with it; None where the folder has none at all.
+
+    Raises:
+        InputError: it belongs to other settings, reviews or number of processes, or all there are are damaged.
+    """
+    damage = ""
+    for folder in checkpoints_of(run_dir):
+        try:
+            state = load_checkpoint(folder, STATE_FILES)[1]
+            best = Record.from_json(state["record"]).best
+            verify_folder(best_path(run_dir, best["step"]), (WEIGHTS, SETTINGS, PREDICTIONS)) if best else None
+            before = state["settings"], state["data"], state["processes"], state["device"]
+        except (DamagedError, KeyError, TypeError, ValueError) as error:
+            damage = str(error) if isinstance(error, DamagedError) else f"{folder / STATE}: {error!r}"
+            log.warning("%s is damaged and not used (%s)", folder, damage)
+            continue
+        check_same_run(run_dir, before, (asdict(config), reviews.fingerprint, parallel.size(), device_name(device)))
+        log.info("%s: going on after step %d", run_dir, int(state["record"]["step"]))
+        return folder
+    if damage:
+        raise InputError(f"{run_dir}: no checkpoint is whole ({damage}); overwrite=true starts the run again")
+    return None
+
+
+def check_same_run(run_dir: Path, before: tuple[dict, str, int, str], now: tuple[dict, str, int, str]) -> None:
+    """Refuse (`InputError`) to go on with other settings, reviews or processes; another device gets a warning."""
+    differences = differing_keys(before[0], now[0])
+    if before[1] != now[1]:
+        differences.append(f"the reviews: {before[1]} -> {now[1]}")
+    if before[2] != now[2]:
+        differences.append(f"number of processes: {before[2]} -> {now[2]}")
+    if differences:
+        raise InputError(
+            f"{run_dir} holds an unfinished run with other settings ({', '.join(differences)}); it is kept: go on "
+            "with its own, give another run_dir, or overwrite=true"
+        )
+    if before[3] != now[3]:
+        log.warning("%s: begun on %s, goes on on %s: equal but for rounding", run_dir, before[3], now[3])
 
 
 def clear_run(run_dir: Path) -> None:
@@ -185,14 +321,18 @@ def clear_run(run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     for name in RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / "best", ignore_errors=True)
+    for name in ("best", FOLDER):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Strict JSON, replaced in one step."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+def complete_run(run_dir: Path, best: Path, reviews: TokenizedReviews, test: "Evaluation", summary: dict) -> None:
+    """Write what a complete run leaves, the summary last, and remove the checkpoints."""
+    write_predictions(run_dir / "test_predictions.csv", reviews, test.probabilities)
+    shutil.copyfile(best / PREDICTIONS, run_dir / PREDICTIONS)
+    names = [path.name for path in best.iterdir() if path.name not in (PREDICTIONS, MANIFEST)]
+    write_folder(run_dir / "best", lambda partial: [shutil.copyfile(best / n, partial / n) for n in names])
+    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    shutil.rmtree(run_dir / FOLDER)
 
 
 def write_predictions(path: Path, reviews: TokenizedReviews, probabilities: np.ndarray) -> None:
@@ -209,17 +349,46 @@ def write_predictions(path: Path, reviews: TokenizedReviews, probabilities: np.n
 
 @dataclass
 class Record:
-    """What a fit has seen so far; seconds are wall-clock."""
+    """What a fit has seen so far, all of it JSON; seconds are wall-clock.
 
+    `epoch_step` steps of `epoch` are done: an epoch's end is (epoch + 1, 0). The interval is that since the last
+    evaluation. `history` holds the lines of metrics.jsonl, `best` the best of them.
+    """
+
+    epoch: int = 1
+    epoch_step: int = 0
     step: int = 0
-    epoch: int = 0
     reviews_seen: int = 0
+    interval_loss: float = 0.0
+    interval_correct: float = 0.0
+    interval_reviews: int = 0
+    micro_batch_size: int | None = None
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
     best: dict | None = None
-    last: dict = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
     memory: dict = field(default_factory=dict)
     trainable_parameters: int = 0
+
+    @property
+    def last(self) -> dict:
+        """The last evaluation's line."""
+        return self.history[-1]
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Record":
+        """Raises ValueError where something is missing, unknown or of another type."""
+        kinds = {name: type(value) for name, value in asdict(cls()).items()}
+        if not isinstance(content, dict) or content.keys() != kinds.keys():
+            raise ValueError(f"the record has {list(content)}; expected {list(kinds)}")
+        for name, kind in kinds.items():
+            accepted = {NoneType: (NoneType, int, dict), float: (float, int)}.get(kind, kind)
+            if not isinstance(content[name], accepted):
+                raise ValueError(f"record.{name} is {content[name]!r}; expected {kind.__name__}")
+        if content["best"] is not None and not isinstance(content["best"].get("step"), int):
+            raise ValueError("record.best has no step")
+        return cls(**content)
 
 
 def fit(
@@ -229,53 +398,323 @@ def fit(
     device: torch.device,
     run_dir: Path,
     spent: float = 0.0,
+    resumed: Path | None = None,
 ) -> Record:
-    """Train `model`, evaluating as it goes; the best model by validation is kept in `run_dir/best`.
+    """Train `model`, evaluating and saving as it goes; the best model by validation is kept in `run_dir`.
 
     Args:
         config: the run's settings.
         model: on `device`.
         reviews: the splits; the test split is not read.
         device: where to train.
-        run_dir: gets a line of metrics.jsonl an evaluation.
+        run_dir: gets a line of metrics.jsonl an evaluation, and the checkpoints.
         spent: seconds that count as training already, such as those for the frozen layers' outputs.
+        resumed: the checkpoint to go on from; None starts at the beginning.
 
     Raises:
-        FloatingPointError: the training loss became infinite or nan.
+        FloatingPointError: a loss or gradient became infinite or nan; the weights are those before that step.
+        RunError: no memory, or no space on the disk.
+        InterruptedRun: SIGTERM or Ctrl-C came; the state is saved.
     """
-    settings = config.train
-    epoch_steps = -(-len(reviews.train) // settings.batch_size)
-    optimizer, schedule = build_optimizer(config, model, settings.epochs * epoch_steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    memory = MemoryMeter(device)
-    record = Record(train_seconds=spent)
-    interval = Interval(device)
-    progress = tqdm(total=settings.epochs * epoch_steps, unit="step", disable=None, leave=False)
-    started = now(device)
-    for epoch in range(1, settings.epochs + 1):
-        model.start_epoch(epoch)
-        record.epoch = epoch
-        batches = training_batches(
-            reviews.train.lengths, settings.batch_size, config.seed, epoch, config.data.group_by_length
-        )
-        model.train()
-        for batch in batch_loader(reviews.train, batches, device):
-            loss, logits = training_step(model, batch, optimizer, schedule, scaler, config)
-            interval.add(loss, logits, batch["labels"])
-            record.step += 1
-            record.reviews_seen += len(batch["labels"])
-            memory.sample()
-            progress.update()
-            if record.step % settings.eval_steps == 0 or record.step == epoch * epoch_steps:
-                record.train_seconds += now(device) - started
-                validate(config, model, reviews, device, run_dir, record, interval, memory, schedule)
-                interval = Interval(device)
-                model.train()
-                started = now(device)
-    progress.close()
-    record.memory = memory.result()
+    trainer = Trainer(config, model, reviews, device, run_dir)
+    trainer.record.train_seconds += spent
+    if resumed is not None:
+        trainer.load(resumed)
+    with stop_requests() as stop, trainer.progress:
+        while trainer.record.epoch <= config.train.epochs:
+            trainer.train_epoch(stop)
+    record = trainer.record
+    # A run that was killed after its last step has only its log to tell.
+    record.memory = trainer.memory.result() if trainer.memory.samples else record.last["memory"]
     record.trainable_parameters = count_parameters(model, trainable=True)
     return record
+
+
+class Trainer:
+    """A fit in progress: the model with all that its next step depends on. Arguments as of `fit`."""
+
+    def __init__(self, config: Config, model: ReviewClassifier, reviews: Reviews, device: torch.device, run_dir: Path):
+        self.config, self.model, self.reviews, self.device, self.run_dir = config, model, reviews, device, run_dir
+        settings = config.train
+        steps = settings.epochs * -(-len(reviews.train) // settings.batch_size)
+        self.optimizer, self.schedule = build_optimizer(config, model, steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.record = Record(micro_batch_size=settings.micro_batch_size)
+        self.finite = FiniteGuard(self.optimizer, device)
+        self.interval = torch.zeros(2, dtype=torch.float64, device=device)
+        self.memory = MemoryMeter(device)
+        self.progress = tqdm(total=steps, unit="step", disable=None if parallel.is_main() else True, leave=False)
+        self.ticked = self.saved = now(device)
+
+    def train_epoch(self, stop: StopRequest) -> None:
+        """The rest of the epoch at which the record stands."""
+        record, settings = self.record, self.config.train
+        self.model.start_epoch(record.epoch)
+        self.model.train()
+        batches = training_batches(
+            self.reviews.train.lengths,
+            settings.batch_size,
+            self.config.seed,
+            record.epoch,
+            self.config.data.group_by_length,
+        )
+        for indices, batch in self.shares(batches[record.epoch_step :]):
+            self.step(indices, batch)
+            at_end = record.epoch_step == len(batches)
+            if record.step % settings.eval_steps == 0 or at_end:
+                self.validate()
+            if at_end:
+                record.epoch, record.epoch_step = record.epoch + 1, 0
+            stopped, due = parallel.any_of(bool(stop.signum), self.checkpoint_due(), device=self.device)
+            if at_end or due or stopped:
+                self.save()
+            if stopped:
+                message = f"{self.run_dir}: stopped after step {record.step}, which is saved; the same command goes on"
+                raise InterruptedRun(stop.signum or signal.SIGTERM, message)
+
+    def shares(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, dict[str, Tensor] | None]]:
+        """Each batch's indices and this process's reviews of it, None where there are fewer than processes."""
+        mine = [np.asarray(parallel.deal(list(batch))) for batch in batches]
+        loaded = batch_loader(self.reviews.train, [share for share in mine if len(share)], self.device)
+        for batch, share in zip(batches, mine, strict=True):
+            yield batch, next(loaded) if len(share) else None
+
+    def step(self, indices: np.ndarray, batch: dict[str, Tensor] | None) -> None:
+        """One step of the optimiser on the training reviews `indices`; `batch` is this process's share of them."""
+        record = self.record
+        loss, logits = self.step_within_memory(indices, batch)
+        record.step += 1
+        record.epoch_step += 1
+        record.reviews_seen += len(indices)
+        record.interval_reviews += len(indices)
+        correct = (logits.argmax(dim=1) == batch["labels"]).sum() if batch else loss.new_zeros(())
+        self.interval += torch.stack([loss.double() * len(indices), correct.double()])
+        # Reading costs nothing on a CPU; elsewhere it would make the host wait for the device at every step.
+        if self.device.type == "cpu":
+            self.check_finite()
+        self.memory.sample()
+        self.progress.update()
+
+    def step_within_memory(self, indices: np.ndarray, batch: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """`training_step`; without memory for it, in halves where the settings allow that."""
+        settings, record = self.config.train, self.record
+        before = random_states() if settings.auto_micro_batch else None
+        arguments = self.optimizer, self.schedule, self.scaler, self.config
+        while True:
+            try:
+                return training_step(self.model, batch, *arguments, self.finite, len(indices), record.micro_batch_size)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason = f"no memory for step {record.step + 1} ({' '.join(str(error).split())[:120]})"
+            size = min(record.micro_batch_size or len(indices), len(indices))
+            if before is None or size == 1 or parallel.size() > 1:
+                raise RunError(
+                    f"{self.run_dir}: {reason}: lower train.batch_size or data.max_length; or keep the batch and set "
+                    f"train.micro_batch_size={max(1, size // 2)}, or train.auto_micro_batch=true (one process)"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+            set_random_states(*before)
+            record.micro_batch_size = size // 2
+            log.warning("%s; going on with %d reviews at a time", reason, record.micro_batch_size)
+
+    def check_finite(self) -> None:
+        """Stop (`FloatingPointError`) if a loss or gradient was no number; no step has followed it."""
+        step = self.finite.first_bad_step()
+        if step is None:
+            return
+        settings = self.config.train
+        epoch_steps = -(-len(self.reviews.train) // settings.batch_size)
+        epoch, position = divmod(step - 1, epoch_steps)
+        lengths, by_length = self.reviews.train.lengths, self.config.data.group_by_length
+        batch = training_batches(lengths, settings.batch_size, self.config.seed, epoch + 1, by_length)[position]
+        rate = self.schedule.base_lrs[0] * self.schedule.lr_lambdas[0](step - 1)
+        saved = checkpoints_of(self.run_dir)
+        raise FloatingPointError(
+            f"{self.run_dir}: a loss or gradient is infinite or nan at step {step}, at learning rate {rate:g}; "
+            f"lower train.learning_rate. The step was not made; "
+            + (f"{saved[0].name} is the last checkpoint; " if saved else "")
+            + f"its reviews are the rows {self.reviews.train.rows[batch].tolist()} of the training data"
+        )
+
+    def tick(self, what: str) -> None:
+        """Count the seconds since the last tick as `what`: train, evaluation or checkpoint."""
+        before, self.ticked = self.ticked, now(self.device)
+        key = f"{what}_seconds"
+        setattr(self.record, key, getattr(self.record, key) + self.ticked - before)
+
+    def validate(self) -> None:
+        """Evaluate on the validation split, log a line, and keep the model if it is the best so far."""
+        record = self.record
+        self.tick("train")
+        self.check_finite()
+        train_loss, correct = (parallel.summed(self.interval.clone()) / record.interval_reviews).tolist()
+        result = evaluate(self.model, self.reviews.validation, self.config, self.device)
+        self.tick("evaluation")
+        if not np.isfinite(result.loss):
+            raise FloatingPointError(
+                f"{self.run_dir}: the validation loss is {result.loss} after step {record.step}, at learning rate "
+                f"{self.optimizer.param_groups[0]['lr']:g}; lower train.learning_rate"
+            )
+        line = {
+            "step": record.step,
+            "epoch": record.epoch,
+            "reviews_seen": record.reviews_seen,
+            "train_loss": train_loss,
+            "train_accuracy": correct,
+            "validation_loss": result.loss,
+            "validation_accuracy": result.accuracy,
+            "validation_f1": result.f1,
+            "train_seconds": round(record.train_seconds, 3),
+            "evaluation_seconds": round(record.evaluation_seconds, 3),
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "micro_batch_size": record.micro_batch_size,
+            "memory": self.memory.result(),
+        }
+        self.interval.zero_()
+        record.interval_reviews = 0
+        record.history.append(line)
+        if parallel.is_main():
+            with (self.run_dir / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        log.info(
+            "  step %4d  epoch %d  train loss %.4f  validation loss %.4f  accuracy %.4f",
+            *(line[key] for key in ("step", "epoch", "train_loss", "validation_loss", "validation_accuracy")),
+        )
+        if record.best is None or is_better(line, record.best, self.config.train.best_metric):
+            record.best = line
+            if parallel.is_main():
+                self.save_best(result.probabilities)
+        self.model.train()
+
+    def save_best(self, probabilities: np.ndarray) -> None:
+        """Keep the model as it is, with its predictions on the validation split."""
+        reviews, settings = self.reviews, self.config
+
+        def write(folder: Path) -> None:
+            save_model(folder, self.model, settings.model, settings.data.max_length, reviews.tokenizer)
+            write_predictions(folder / PREDICTIONS, reviews.validation, probabilities)
+
+        write_folder(best_path(self.run_dir, self.record.step), write)
+        self.tick("checkpoint")
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint falls here, by steps or by minutes."""
+        settings = self.config.train
+        by_steps = settings.checkpoint_steps and self.record.step % settings.checkpoint_steps == 0
+        # As wall-clock: on CUDA the host need not wait for the device to know.
+        by_time = time.perf_counter() - self.saved > 60 * settings.checkpoint_minutes
+        return bool(by_steps or by_time)
+
+    def save(self) -> None:
+        """Write a checkpoint of all that the next steps depend on, and remove what is no longer needed."""
+        self.tick("train")
+        self.check_finite()
+        sums = parallel.summed(self.interval.clone())
+        self.record.interval_loss, self.record.interval_correct = sums.tolist()
+        generators, other = random_states()
+        generators = {
+            f"{rank}.{name}": state
+            for name, tensor in generators.items()
+            for rank, state in enumerate(parallel.gathered(tensor))
+        }
+        if parallel.is_main():
+            tensors, groups = optimizer_state(self.optimizer)
+            state = {
+                "record": asdict(self.record),
+                "settings": asdict(self.config),
+                "data": self.reviews.fingerprint,
+                "processes": parallel.size(),
+                "device": device_name(self.device),
+                "optimizer": groups,
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "random": other,
+            }
+            files = {"model": self.model.state_dict(), "optimizer": tensors, "random": generators}
+            save_checkpoint(checkpoint_path(self.run_dir, self.record.step), files, state)
+            prune(self.run_dir, best_step_of, self.record.best["step"] if self.record.best else None)
+        self.tick("checkpoint")
+        self.saved = time.perf_counter()
+
+    def load(self, folder: Path) -> None:
+        """Stand where the checkpoint was written.
+
+        Raises:
+            InputError: its files are whole, but are not the state of this run.
+        """
+        try:
+            tensors, state = load_checkpoint(folder, STATE_FILES)
+            self.record = Record.from_json(state["record"])
+            self.check_position()
+            self.model.load_state_dict(tensors["model"])
+            set_optimizer_state(self.optimizer, tensors["optimizer"], state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            mine = {
+                name.partition(".")[2]: s
+                for name, s in tensors["random"].items()
+                if name.startswith(f"{parallel.rank()}.")
+            }
+            set_random_states(mine, state["random"])
+        except (DamagedError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(
+                f"{folder}: not the state of this run: {str(error)[:300]}; overwrite=true starts the run again"
+            ) from None
+        if parallel.is_main():
+            sums = [self.record.interval_loss, self.record.interval_correct]
+            self.interval += torch.tensor(sums, dtype=self.interval.dtype, device=self.device)
+            lines = [json.dumps(line, allow_nan=False) + "\n" for line in self.record.history]
+            write_text(self.run_dir / "metrics.jsonl", "".join(lines))
+        self.finite.steps = self.record.step
+        self.progress.update(self.record.step)
+        self.ticked = self.saved = now(self.device)
+
+    def check_position(self) -> None:
+        """Raise ValueError where epoch and step don't fit each other, or the run."""
+        record, settings = self.record, self.config.train
+        epoch_steps = -(-len(self.reviews.train) // settings.batch_size)
+        steps = (record.epoch - 1) * epoch_steps + record.epoch_step
+        if not (1 <= record.epoch <= settings.epochs + 1 and 0 <= record.epoch_step < epoch_steps):
+            raise ValueError(f"epoch {record.epoch}, step {record.epoch_step} of it, is outside the run")
+        if record.step != steps:
+            raise ValueError(f"step {record.step} is not epoch {record.epoch}, step {record.epoch_step} of it")
+
+
+def best_step_of(folder: Path) -> int | None:
+    """The step of the best model to which a checkpoint refers."""
+    best = read_json(folder / STATE)["record"]["best"]
+    return best["step"] if best else None
+
+
+class FiniteGuard:
+    """Sees to it that no step follows a loss or gradient that is infinite or nan, without waiting for the device.
+
+    The optimiser is given a flag as a gradient scaler gives it, on the device; the host looks when it logs.
+    """
+
+    def __init__(self, optimizer: AdamW, device: torch.device):
+        self.optimizer = optimizer
+        self.steps = 0
+        self.first_bad = torch.zeros((), device=device)
+
+    def note(self, loss: Tensor, norm: Tensor) -> None:
+        """Note a step's loss and the norm of its gradient, before the optimiser's step."""
+        self.steps += 1
+        bad = ~(torch.isfinite(loss) & torch.isfinite(norm)) & (self.first_bad == 0)
+        self.first_bad = torch.where(bad, float(self.steps), self.first_bad)
+        self.optimizer.found_inf = (self.first_bad > 0).float()
+
+    def first_bad_step(self) -> int | None:
+        """The first such step, from 1, in any process."""
+        return int(self.first_bad.item()) or None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is no memory; on a CPU torch says it in words only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def build_optimizer(config: Config, model: ReviewClassifier, steps: int) -> tuple[AdamW, LRScheduler]:
@@ -300,98 +739,74 @@ def build_optimizer(config: Config, model: ReviewClassifier, steps: int) -> tupl
 
 def training_step(
     model: ReviewClassifier,
-    batch: dict[str, Tensor],
+    batch: dict[str, Tensor] | None,
     optimizer: AdamW,
     schedule: LRScheduler,
     scaler: torch.amp.GradScaler,
     config: Config,
+    finite: "FiniteGuard | None" = None,
+    total: int | None = None,
+    micro_batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; returns the loss (a scalar) and the logits (B, 2), detached, on the device."""
-    with autocast(config, batch["labels"].device):
-        output = model(**batch)
-    scaler.scale(output.loss).backward()
-    if config.train.max_grad_norm is not None:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm)
+    """One step of the optimiser.
+
+    Args:
+        model: in training mode.
+        batch: this process's share of the step's reviews; None where it has none.
+        optimizer: of all parameters.
+        schedule: of its learning rate.
+        scaler: of the loss; enabled for fp16.
+        config: the run's settings.
+        finite: keeps the optimiser from a step that is no number; None lets it.
+        total: reviews of the step in all processes; None for those of `batch`.
+        micro_batch_size: reviews at a time, whose gradients are summed; None for all.
+
+    Returns:
+        The batch's share of the loss, a scalar (the shares of all processes sum to the mean over the step's reviews),
+        and its logits (B, 2); detached, on the device.
+    """
+    losses, logits = [], []
+    for part in micro_batches(batch, micro_batch_size):
+        with autocast(config, part["labels"].device):
+            output = model(**part)
+        loss = output.loss * (len(part["labels"]) / (total or len(batch["labels"])))
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
+        logits.append(output.logits.detach())
+    parallel.sum_gradients(model.parameters())
+    scaler.unscale_(optimizer)
+    norm = clip_gradients(model, config.train.max_grad_norm)
+    loss = torch.stack(losses).sum() if losses else torch.zeros_like(norm)
+    if finite is not None:
+        # With a gradient scaler an infinite gradient is no failure: the scaler skips the step and lowers the scale.
+        finite.note(parallel.summed(loss.clone()), torch.zeros_like(norm) if scaler.is_enabled() else norm)
     scaler.step(optimizer)
     scaler.update()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)
-    return output.loss.detach(), output.logits.detach()
+    return loss, torch.cat(logits) if logits else norm.new_zeros(0, 2)
+
+
+def micro_batches(batch: dict[str, Tensor] | None, size: int | None) -> Iterator[dict[str, Tensor]]:
+    """A batch in parts of at most `size` reviews; None is no batch, or all at once."""
+    if batch is None:
+        return
+    count = len(batch["labels"])
+    for start in range(0, count, size or count):
+        yield {name: tensor[start : start + (size or count)] for name, tensor in batch.items()}
+
+
+def clip_gradients(model: ReviewClassifier, limit: float | None) -> Tensor:
+    """Scale the gradients down to the norm `limit` (None: leave them); returns their norm before."""
+    if limit is not None:
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    return torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
     """The context of the forward pass: half precision where the settings ask for it."""
     dtype = PRECISIONS[config.train.precision]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-
-
-class Interval:
-    """Loss and accuracy of the training reviews since the last evaluation, summed on the device."""
-
-    def __init__(self, device: torch.device):
-        self.loss = torch.zeros((), device=device)
-        self.correct = torch.zeros((), device=device)
-        self.reviews = 0
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.loss += loss * len(labels)
-        self.correct += (logits.argmax(dim=1) == labels).sum()
-        self.reviews += len(labels)
-
-    def result(self) -> dict[str, float]:
-        """Means by review; the dropout was on."""
-        return {
-            "train_loss": self.loss.item() / self.reviews,
-            "train_accuracy": self.correct.item() / self.reviews,
-        }
-
-
-def validate(
-    config: Config,
-    model: ReviewClassifier,
-    reviews: Reviews,
-    device: torch.device,
-    run_dir: Path,
-    record: Record,
-    interval: Interval,
-    memory: "MemoryMeter",
-    schedule: LRScheduler,
-) -> None:
-    """Evaluate on the validation split, log a line, and keep the model if it is the best so far."""
-    train = interval.result()
-    if not np.isfinite(train["train_loss"]):
-        raise FloatingPointError(
-            f"{run_dir}: the training loss is {train['train_loss']} before step {record.step}, at learning rate "
-            f"{schedule.get_last_lr()[0]:g}; lower train.learning_rate"
-        )
-    started = now(device)
-    result = evaluate(model, reviews.validation, config, device)
-    record.evaluation_seconds += now(device) - started
-    line = {
-        "step": record.step,
-        "epoch": record.epoch,
-        "reviews_seen": record.reviews_seen,
-        **train,
-        "validation_loss": result.loss,
-        "validation_accuracy": result.accuracy,
-        "validation_f1": result.f1,
-        "train_seconds": round(record.train_seconds, 3),
-        "evaluation_seconds": round(record.evaluation_seconds, 3),
-        "learning_rate": schedule.get_last_lr()[0],
-        "memory": memory.result(),
-    }
-    with (run_dir / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-    record.last = line
-    log.info(
-        "  step %4d  epoch %d  train loss %.4f  validation loss %.4f  accuracy %.4f",
-        *(line[key] for key in ("step", "epoch", "train_loss", "validation_loss", "validation_accuracy")),
-    )
-    if record.best is None or is_better(line, record.best, config.train.best_metric):
-        record.best = line
-        save_model(run_dir / "best", model, config.model, config.data.max_length, reviews.tokenizer)
-        write_predictions(run_dir / "validation_predictions.csv", reviews.validation, result.probabilities)
 
 
 def is_better(line: dict, best: dict, metric: str) -> bool:
@@ -437,93 +852,16 @@ def predict_logits(
 ) -> Tensor:
     """Logits of each review in order, (n, 2), float64, on the CPU; batched by length."""
     batches = evaluation_batches(reviews.lengths, batch_size)
-    found = []
-    for batch in batch_loader(reviews, batches, device):
+    mine = parallel.deal(batches)
+    logits = torch.zeros(len(reviews), 2, dtype=torch.float64, device=device)
+    for indices, batch in zip(mine, batch_loader(reviews, mine, device), strict=True):
         with autocast(config, device):
-            found.append(model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits)
-    logits = torch.empty(len(reviews), 2, dtype=torch.float64)
-    logits[torch.from_numpy(np.concatenate(batches))] = torch.cat(found).double().cpu()
-    return logits
+            found = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        logits[torch.from_numpy(indices).to(device)] = found.double()
+    return parallel.summed(logits).cpu()
 
 
 # ---------------------------------------------------------------- measuring
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one.
-
-    Raises:
-        InputError: CUDA is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise InputError("device=cuda: torch sees no CUDA device; use device=cpu or device=auto")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
-
-
-def prepare(config: Config, device: torch.device) -> None:
-    """TF32 for float32 products on CUDA; a warning where the precision asked for is only emulated."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        if config.train.precision == "bf16" and not native:
-            log.warning("%s emulates bf16: train.precision=fp16 or fp32 is faster", device_name(device))
-
-
-def now(device: torch.device) -> float:
-    """Wall-clock seconds, after the device has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-class MemoryMeter:
-    """Memory over training steps, in bytes.
-
-    On CUDA what torch has allocated, and reserved; on a CPU the resident memory of the process, which also
-    holds the interpreter, the libraries and what earlier runs in the process left.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.samples: list[tuple[int, int]] = []
-        self.process = psutil.Process()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def sample(self) -> None:
-        """Note the memory after a step."""
-        if self.device.type == "cuda":
-            used = (torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device))
-        else:
-            used = (self.process.memory_info().rss, 0)
-        self.samples.append(used)
-
-    def result(self) -> dict:
-        """`kind`, steady (mean after the first `WARMUP_STEPS` steps) and peak."""
-        steady = np.array(self.samples[WARMUP_STEPS:] or self.samples).mean(axis=0)
-        if self.device.type == "cuda":
-            return {
-                "kind": "cuda_allocated",
-                "steady_bytes": int(steady[0]),
-                "peak_bytes": torch.cuda.max_memory_allocated(self.device),
-                "steady_reserved_bytes": int(steady[1]),
-                "peak_reserved_bytes": torch.cuda.max_memory_reserved(self.device),
-            }
-        peak = max(used for used, _ in self.samples)
-        return {"kind": "process_resident", "steady_bytes": int(steady[0]), "peak_bytes": peak}
-
-
-def device_name(device: torch.device) -> str:
-    """The card's name, or the processor's with the threads that torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def summarize(
@@ -544,7 +882,7 @@ def summarize(
         "profile": config.profile,
         "parameters": count_parameters(model),
         "trainable_parameters": record.trainable_parameters,
-        "epochs": record.epoch,
+        "epochs": config.train.epochs,
         "steps": record.step,
         "train_loss": record.last["train_loss"],
         "train_accuracy": record.last["train_accuracy"],
@@ -558,12 +896,15 @@ def summarize(
         "train_seconds": round(record.train_seconds, 3),
         "evaluation_seconds": round(record.evaluation_seconds, 3),
         "test_seconds": round(test_seconds, 3),
+        "checkpoint_seconds": round(record.checkpoint_seconds, 3),
         "steady_memory_bytes": record.memory["steady_bytes"],
         "peak_memory_bytes": record.memory["peak_bytes"],
         "memory": record.memory,
         "device": device_name(device),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "seed": config.seed,
+        "micro_batch_size": record.micro_batch_size,
+        "processes": parallel.size(),
         "data": {
             "source": config.data.source,
             "train": len(reviews.train),

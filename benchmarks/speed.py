@@ -35,11 +35,13 @@ sys.path.insert(0, str(ROOT))
 
 import textbook  # noqa: E402
 
+from checkpoint import checkpoints_of  # noqa: E402
 from config import Config, load_config  # noqa: E402
 from data import Reviews, batch_loader, load_reviews, training_batches  # noqa: E402
+from devices import device_name, now  # noqa: E402
 from lstm import LSTM  # noqa: E402
 from models import ReviewClassifier, build_model  # noqa: E402
-from train import autocast, build_optimizer, device_name, fit, keep_frozen, now, predict_logits, training_step  # noqa: E402
+from train import Trainer, autocast, build_optimizer, fit, keep_frozen, predict_logits, training_step  # noqa: E402
 from transformer_solution import LayerNorm, MultiHeadedAttention  # noqa: E402
 
 YELP = ROOT.parent / "shared" / "data" / "yelp_reviews" / "train.csv"
@@ -315,6 +317,30 @@ def bert_fast(
         accuracy[name] = record.last["validation_accuracy"]
 
 
+def bench_checkpoints(bench: Bench) -> None:
+    """What saving the whole state of a run costs: seconds, bytes, and the share of the default interval."""
+    for path in SCRATCH[:1] if bench.quick else (*SCRATCH, BERT):
+        case = bench.case(path, "imdb")
+        config, reviews = case.config, case.reviews
+        with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+            trainer = Trainer(config, case.fast, reviews, bench.device, Path(folder))
+            # Every layer that the run will thaw has its states in the optimiser.
+            case.fast.start_epoch(config.train.epochs)
+            case.fast.train()
+            indices = training_batches(reviews.train.lengths, 8, 0, 1)[0]
+            trainer.step(indices, next(batch_loader(reviews.train, [indices], bench.device)))
+            seconds = bench.alternate({"checkpoint": trainer.save}, rounds=1 if bench.quick else 5)["checkpoint"]
+            size = sum(file.stat().st_size for file in checkpoints_of(Path(folder))[0].iterdir())
+        share = statistics.median(seconds) / (60 * config.train.checkpoint_minutes)
+        row = {"bench": "checkpoint", "experiment": path.stem, "lengths": None, "ratio": None, "max_difference": None}
+        row |= {"median_seconds": {"checkpoint": statistics.median(seconds)}, "bytes": size, "share_of_interval": share}
+        bench.rows.append(row)
+        print(
+            f"{'checkpoint':<12}{path.stem:<28}{statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
+            f"{max(seconds):.2f})  {size / 2**20:.0f} MiB  {share:.2%} of {config.train.checkpoint_minutes:g} minutes"
+        )
+
+
 # ---------------------------------------------------------------- layers
 
 
@@ -519,6 +545,7 @@ BENCHES = {
     "evaluation": bench_evaluation,
     "training": bench_training,
     "scaling": bench_scaling,
+    "checkpoints": bench_checkpoints,
     "bert": bench_bert,
 }
 

@@ -1,0 +1,94 @@
+"""The device that computes: which one, how it is set up, how time and memory are read on it."""
+
+import logging
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from config import InputError
+
+log = logging.getLogger(__name__)
+
+# Steps whose memory is not averaged: allocators and optimiser states still grow in them.
+WARMUP_STEPS = 5
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InputError("device=cuda: torch sees no CUDA device; use device=cpu or device=auto")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+def prepare(device: torch.device, precision: str) -> None:
+    """TF32 for float32 products on CUDA; a warning where the precision asked for is only emulated."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not native:
+            log.warning("%s emulates bf16: train.precision=fp16 or fp32 is faster", device_name(device))
+
+
+def now(device: torch.device) -> float:
+    """Wall-clock seconds, after the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class MemoryMeter:
+    """Memory over training steps, in bytes.
+
+    On CUDA what torch has allocated, and reserved; on a CPU the resident memory of the process, which also
+    holds the interpreter, the libraries and what earlier runs in the process left.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.samples: list[tuple[int, int]] = []
+        self.process = psutil.Process()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def sample(self) -> None:
+        """Note the memory after a step."""
+        if self.device.type == "cuda":
+            used = (torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device))
+        else:
+            used = (self.process.memory_info().rss, 0)
+        self.samples.append(used)
+
+    def result(self) -> dict:
+        """`kind`, steady (mean after the first `WARMUP_STEPS` steps) and peak."""
+        steady = np.array(self.samples[WARMUP_STEPS:] or self.samples).mean(axis=0)
+        if self.device.type == "cuda":
+            return {
+                "kind": "cuda_allocated",
+                "steady_bytes": int(steady[0]),
+                "peak_bytes": torch.cuda.max_memory_allocated(self.device),
+                "steady_reserved_bytes": int(steady[1]),
+                "peak_reserved_bytes": torch.cuda.max_memory_reserved(self.device),
+            }
+        peak = max(used for used, _ in self.samples)
+        return {"kind": "process_resident", "steady_bytes": int(steady[0]), "peak_bytes": peak}
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name, or the processor's with the threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return f"{name}, {torch.get_num_threads()} threads"

@@ -1,0 +1,102 @@
+"""One run in several processes: what they share, each the whole of it where there is only one.
+
+`accelerate launch` and `torchrun` start the processes and say in the environment how they find each other. Every
+process holds the whole model; a batch is dealt out among them and the gradients are summed, so that a step is that of
+one process on the whole batch. Process 0 writes.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """For the time of a block the group of all processes that a launcher started; gives this process's device."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if size() > 1:
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Process 0 goes through the block, then the others: they find what it has cached."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def deal(items: list) -> list:
+    """This process's share of a list: every so manieth item."""
+    return items[rank() :: size()]
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in place."""
+    if size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Gradients become their sums over all processes; one that had no review counts as zero."""
+    if size() == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    flat = summed(torch.cat([parameter.grad.flatten() for parameter in trained]))
+    for parameter, gradient in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+        parameter.grad.copy_(gradient.view_as(parameter))
+
+
+def any_of(*flags: bool, device: torch.device) -> list[bool]:
+    """Of each flag, whether it is set in any process."""
+    if size() == 1:
+        return list(flags)
+    return (summed(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+
+
+def gathered(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all processes, in order; equal shapes."""
+    if size() == 1:
+        return [tensor]
+    found = [torch.empty_like(tensor) for _ in range(size())]
+    dist.all_gather(found, tensor)
+    return found

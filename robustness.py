@@ -1,0 +1,567 @@
+"""What happens to trained models when the text is damaged: how much accuracy is lost, whether it is real, and why.
+
+    python perturbations.py RUN_DIR [RUN_DIR ...] --output robustness.json
+
+Every model reads the same perturbed texts. A loss is a paired difference on the same reviews, with an interval and a
+test; how the damage reaches the model is measured on its tokens.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import binomtest, false_discovery_control, norm
+
+from checkpoint import write_text
+from config import InputError, load_config
+from data import load_reviews, read_file
+from devices import device_name, pick_device
+from models import load_model
+from perturbations import EIGHT, PERTURBATIONS, WORD, how_many, perturb, random_numbers, replace_spans
+from predict import predict_tokens
+
+SEVERITIES = (0.15, 0.4, 0.8)
+SIGNIFICANT = 0.05
+LETTER_SWAPS = ("swap", "qwerty", "deletion", "insertion", "substitution", "homoglyph")
+COMPOSITIONS = (
+    ("swap", "qwerty", "deletion", "insertion", "substitution"),
+    EIGHT,
+    ("contraction", "homoglyph"),
+    ("qwerty", "joined"),
+    ("uppercase", "punctuation", "spaces"),
+    ("names", "numbers"),
+    ("dropped", "shuffled"),
+    ("negation_removed", "antonym"),
+    ("distractor_front", "distractor_end"),
+    ("truncated_front", "truncated_end"),
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Perturbations made one after the other, each with the same amount."""
+
+    names: tuple[str, ...]
+    amount: float
+
+    @property
+    def label(self) -> str:
+        """`qwerty + joined`"""
+        return "all eight swaps" if self.names == EIGHT else " + ".join(self.names)
+
+    @property
+    def kind(self) -> str:
+        """The kind of its perturbations; "composition" of several."""
+        return PERTURBATIONS[self.names[0]].kind if len(self.names) == 1 else "composition"
+
+
+def all_conditions(severities: Sequence[float] = SEVERITIES) -> list[Condition]:
+    """Every perturbation and composition at every severity."""
+    return [Condition(names, s) for names in (*((name,) for name in PERTURBATIONS), *COMPOSITIONS) for s in severities]
+
+
+# ---------------------------------------------------------------- models and their tokens
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as one tokenizer sees them: ids cut to the model's length, tokens before the cut, those that are [UNK]."""
+
+    ids: list[list[int]]
+    lengths: np.ndarray
+    unknown: np.ndarray
+    limit: int
+
+
+class TrainedModel:
+    """The model that a run has kept.
+
+    Args:
+        run_dir: the run's folder.
+
+    Raises:
+        InputError: there is no model, or no summary.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        run_dir = Path(run_dir)
+        model, self.tokenizer, self.max_length = load_model(run_dir / "best")
+        try:
+            summary = json.loads((run_dir / "summary.json").read_text())
+            self.experiment, self.name = summary["experiment"], summary["name"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{run_dir / 'summary.json'}: not the summary of a run ({error!r})") from None
+        self.device = pick_device("auto")
+        self.model = model.to(self.device)
+        self.key = (self.tokenizer.backend_tokenizer.to_str(), self.max_length)
+
+    @property
+    def label(self) -> str:
+        """`4 lstm_attention`"""
+        return f"{self.experiment} {self.name}"
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Raises nothing: any text has tokens, if only [CLS] and [SEP]."""
+        whole = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+        cut = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        unknown = np.array([ids.count(self.tokenizer.unk_token_id) for ids in whole])
+        return Tokens(cut, np.array([len(ids) for ids in whole]), unknown, self.max_length)
+
+    def probabilities(self, tokens: Tokens) -> np.ndarray:
+        """The probability of positive of each text, (n,)."""
+        return predict_tokens(self.model, tokens.ids, self.device)
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a difference of paired shares, (lost - won) / count (Bonett & Price 2012, eq. 3).
+
+    Half a review is added to each kind of change, so that the interval has a width even if nothing changed.
+
+    Args:
+        lost: reviews right before and wrong after.
+        won: wrong before and right after.
+        count: all reviews.
+        level: of confidence.
+    """
+    p_lost, p_won = (lost + 1) / (count + 2), (won + 1) / (count + 2)
+    half = norm.ppf((1 + level) / 2) * np.sqrt((p_lost + p_won - (p_lost - p_won) ** 2) / (count + 2))
+    middle = p_lost - p_won
+    return max(-1.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def mcnemar_p(lost: int, won: int) -> float:
+    """McNemar's exact p: of the reviews that changed, are as many lost as won? 1 where none changed."""
+    return binomtest(lost, lost + won).pvalue if lost + won else 1.0
+
+
+def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict:
+    """What a perturbation does to one model.
+
+    Args:
+        before: (n,) probabilities of positive on the texts as they are.
+        after: (n,) those on the perturbed texts.
+        labels: (n,) 0/1.
+
+    Returns:
+        Accuracy after, its drop with a 95% interval, McNemar's p, the share of reviews with another label than before,
+        and the mean change of the true class's probability.
+    """
+    right_before, right_after = (before >= 0.5) == labels, (after >= 0.5) == labels
+    lost, won = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
+    return {
+        "accuracy": float(right_after.mean()),
+        "drop": (lost - won) / len(labels),
+        "drop_interval": paired_interval(lost, won, len(labels)),
+        "lost": lost,
+        "won": won,
+        "mcnemar_p": mcnemar_p(lost, won),
+        "flip_rate": float(((before >= 0.5) != (after >= 0.5)).mean()),
+        "probability_change": float(np.where(labels == 1, after - before, before - after).mean()),
+    }
+
+
+def turned(before: np.ndarray, after: np.ndarray, labels: np.ndarray, changed: np.ndarray, expects: int | None) -> dict:
+    """Whether a change of meaning moved the scores: of the changed reviews whose label it speaks against.
+
+    Returns:
+        How many there are, the share whose true class lost probability, and the share whose label flipped from right
+        to wrong, which here is as it should be; None where there are none.
+    """
+    asked = changed & (labels != expects) if expects is not None else changed
+    if not asked.any():
+        return {"asked": 0, "moved": None, "turned": None}
+    change = np.where(labels == 1, after - before, before - after)[asked]
+    right_before, right_after = ((p >= 0.5) == labels for p in (before, after))
+    return {
+        "asked": int(asked.sum()),
+        "moved": float((change < 0).mean()),
+        "turned": float((right_before & ~right_after)[asked].mean()),
+    }
+
+
+# ---------------------------------------------------------------- the measurement
+
+
+def mechanism(texts: Sequence[str], perturbed: Sequence[str], before: Tokens, after: Tokens) -> dict:
+    """How a perturbation reaches a model: shares and means over the reviews.
+
+    Words changed are those of the text that are not among the words after (so words that only move are not counted).
+    """
+    pairs = list(zip(texts, perturbed, strict=True))
+    gone = sum((Counter(WORD.findall(a)) - Counter(WORD.findall(b))).total() for a, b in pairs)
+    past = (after.lengths > after.limit) & (before.lengths <= before.limit)
+    return {
+        "reviews_changed": float(np.mean([a != b for a, b in pairs])),
+        "words_changed": gone / max(1, sum(len(WORD.findall(text)) for text in texts)),
+        "tokens_added": float(after.lengths.sum() / before.lengths.sum() - 1),
+        "unknown_before": float(before.unknown.sum() / before.lengths.sum()),
+        "unknown_after": float(after.unknown.sum() / after.lengths.sum()),
+        "pushed_past_the_limit": float(past.mean()),
+        "token_limit": before.limit,
+    }
+
+
+def measure(
+    models: Sequence[TrainedModel],
+    texts: Sequence[str],
+    labels: np.ndarray,
+    conditions: Sequence[Condition],
+    seed: int = 0,
+    examples: int = 2,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict:
+    """Every model on every condition.
+
+    Args:
+        models: to compare.
+        texts: cleaned reviews.
+        labels: (n,) 0/1.
+        conditions: perturbations and amounts.
+        seed: of the perturbations.
+        examples: how many flipped reviews to keep of each model and condition, those of the largest change first.
+        report: gets a line a condition.
+
+    Returns:
+        What the JSON log holds: `models`, `rows` (one a model and condition), `mechanisms` (one a condition and
+        tokenizer) and `examples`.
+    """
+    labels = np.asarray(labels)
+    clean = {model.key: model.encode(texts) for model in models}
+    before = {model.label: model.probabilities(clean[model.key]) for model in models}
+    rows, mechanisms, kept = [], [], []
+    for condition in conditions:
+        perturbed = perturb(texts, condition.names, condition.amount, seed)
+        damaged = {model.key: model.encode(perturbed) for model in models}
+        where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
+        for key, tokens in damaged.items():
+            mechanisms.append({**where, **mechanism(texts, perturbed, clean[key], tokens)})
+        changed = np.array([a != b for a, b in zip(texts, perturbed, strict=True)])
+        for model in models:
+            after = read_changed(model, clean[model.key], damaged[model.key], before[model.label])
+            row = {"model": model.label, "experiment": model.experiment, **where}
+            row |= compare(before[model.label], after, labels)
+            if condition.kind == "directional":
+                expects = PERTURBATIONS[condition.names[0]].expects
+                row |= turned(before[model.label], after, labels, changed, expects)
+            rows.append(row)
+            kept += flipped(row, texts, perturbed, labels, before[model.label], after, examples)
+        report(
+            f"{condition.label} {condition.amount:g}: "
+            + " ".join(f"{100 * r['drop']:+.1f}" for r in rows[-len(models) :])
+        )
+    for row, adjusted in zip(rows, false_discovery_control([row["mcnemar_p"] for row in rows]), strict=True):
+        row["adjusted_p"] = float(adjusted)
+    described = [
+        {
+            "model": model.label,
+            "experiment": model.experiment,
+            "accuracy": float(((before[model.label] >= 0.5) == labels).mean()),
+            "max_length": model.max_length,
+        }
+        for model in models
+    ]
+    return {
+        "reviews": len(texts),
+        "seed": seed,
+        "device": device_name(models[0].device),
+        "correction": "Benjamini-Hochberg over all rows",
+        "models": described,
+        "rows": rows,
+        "mechanisms": mechanisms,
+        "examples": kept,
+    }
+
+
+def read_changed(model: TrainedModel, clean: Tokens, damaged: Tokens, before: np.ndarray) -> np.ndarray:
+    """Probabilities on the perturbed texts; a review whose tokens are the same has the same one, to the last bit."""
+    changed = [i for i, (a, b) in enumerate(zip(clean.ids, damaged.ids, strict=True)) if a != b]
+    after = before.copy()
+    if changed:
+        after[changed] = predict_tokens(model.model, [damaged.ids[i] for i in changed], model.device)
+    return after
+
+
+def flipped(
+    row: dict,
+    texts: Sequence[str],
+    perturbed: Sequence[str],
+    labels: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    count: int,
+) -> list[dict]:
+    """The reviews, right before and wrong after, whose probability changed most, with their texts."""
+    lost = np.flatnonzero(((before >= 0.5) == labels) & ((after >= 0.5) != labels))
+    chosen = lost[np.argsort(-np.abs(after - before)[lost], kind="stable")][:count]
+    return [
+        {
+            **{key: row[key] for key in ("model", "condition", "amount")},
+            "review": int(i),
+            "label": int(labels[i]),
+            "probability_before": float(before[i]),
+            "probability_after": float(after[i]),
+            "before": shorten(texts[i]),
+            "after": shorten(mark_changes(texts[i], perturbed[i])),
+        }
+        for i in chosen
+    ]
+
+
+def mark_changes(before: str, after: str) -> str:
+    """`after` with the words that `before` has not at that place in double brackets."""
+    old, new = before.split(), after.split()
+    marked = []
+    for what, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        words = new[start:end]
+        marked += words if what == "equal" else [f"[[{word}]]" for word in words]
+    return " ".join(marked)
+
+
+def shorten(text: str, limit: int = 600) -> str:
+    """A text cut at a word, for the log."""
+    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
+
+
+# ---------------------------------------------------------------- worst case
+
+
+def attack(model: TrainedModel, texts: Sequence[str], labels: np.ndarray, budget: int, seed: int = 0) -> dict:
+    """Accuracy when the words that matter most to the model each get the typo that hurts it most.
+
+    A word matters by how much the true class loses when the word is made [UNK]. One word after the other, most
+    important first, gets that of twelve edits (two of each letter swap) after which the true class has the lowest
+    probability (greedy, as in Gao et al. 2018 and Jin et al. 2020). Beside it the same number of random edits.
+
+    Args:
+        model: to attack.
+        texts: cleaned reviews.
+        labels: (n,) 0/1.
+        budget: words to change, at most.
+        seed: of the edits.
+
+    Returns:
+        `greedy` and `random`: accuracies after 0, 1, ... `budget` words.
+    """
+    labels = np.asarray(labels)
+    spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
+
+    def true_class(candidates: list[str], owners: list[int]) -> np.ndarray:
+        found = model.probabilities(model.encode(candidates))
+        return np.where(labels[owners] == 1, found, 1 - found)
+
+    # What the model never reads can't be worth an edit: only words within its tokens are tried.
+    tried = [(i, j) for i, words in enumerate(spans) for j in range(min(len(words), model.max_length))]
+    without = true_class([replace_spans(texts[i], spans[i], {j: "[UNK]"}) for i, j in tried], [i for i, _ in tried])
+    order: list[list[int]] = [[] for _ in texts]
+    for index in np.argsort(without, kind="stable"):
+        order[tried[index][0]].append(tried[index][1])
+    greedy = follow(texts, spans, order, budget, LETTER_SWAPS, true_class, seed)
+    shuffled = []
+    for text, words in zip(texts, spans, strict=True):
+        shuffled.append(np.argsort(random_numbers(seed, "attack", text)(len(words))[:, 0]).tolist() if words else [])
+    chance = follow(texts, spans, shuffled, budget, (), true_class, seed)
+    return {"model": model.label, "reviews": len(texts), "budget": budget, "greedy": greedy, "random": chance}
+
+
+def follow(
+    texts: Sequence[str],
+    spans: Sequence[Sequence[tuple[int, int]]],
+    order: Sequence[Sequence[int]],
+    budget: int,
+    edits: Sequence[str],
+    true_class: Callable[[list[str], list[int]], np.ndarray],
+    seed: int,
+) -> list[float]:
+    """Accuracies while the words of each review are edited in order: by the worst of `edits`, or by any one."""
+    changed: list[dict[int, str]] = [{} for _ in texts]
+    accuracies = [float((true_class(list(texts), list(range(len(texts)))) > 0.5).mean())]
+    for rank in range(budget):
+        candidates, owners, edited = [], [], []
+        for i, text in enumerate(texts):
+            if rank >= len(order[i]):
+                continue
+            number = order[i][rank]
+            word = text[slice(*spans[i][number])]
+            for new in word_edits(word, edits, seed + rank):
+                candidates.append(replace_spans(text, spans[i], dict(sorted({**changed[i], number: new}.items()))))
+                owners.append(i)
+                edited.append((number, new))
+        if candidates:
+            scores = true_class(candidates, owners)
+            for index in np.argsort(-scores, kind="stable"):
+                # The lowest score of a review comes last, and stays.
+                number, new = edited[index]
+                changed[owners[index]][number] = new
+        final = [replace_spans(t, s, dict(sorted(c.items()))) for t, s, c in zip(texts, spans, changed, strict=True)]
+        accuracies.append(float((true_class(final, list(range(len(texts)))) > 0.5).mean()))
+    return accuracies
+
+
+def word_edits(word: str, edits: Sequence[str], seed: int) -> list[str]:
+    """The word after two of each of the edits; after any one of all letter swaps where none is named."""
+    if not edits:
+        name = LETTER_SWAPS[int(random_numbers(seed, "edit", word)(1)[0, 0]) % len(LETTER_SWAPS)]
+        return [perturb(word, name, 1.0, seed)]
+    return list(dict.fromkeys(perturb(word, name, 1.0, 2 * seed + turn) for name in edits for turn in (0, 1)))
+
+
+# ---------------------------------------------------------------- figures
+
+
+def heat_map(found: dict, amount: float | None = None) -> Figure:
+    """Loss of accuracy in points, models x conditions, at one amount (the largest); a star where it is significant."""
+    amount = amount if amount is not None else max(row["amount"] for row in found["rows"])
+    rows = {(r["condition"], r["model"]): r for r in found["rows"] if r["amount"] == amount}
+    names, models = list(dict.fromkeys(key[0] for key in rows)), [m["model"] for m in found["models"]]
+    values = np.array([[100 * rows[name, model]["drop"] for model in models] for name in names])
+    figure, axis = plt.subplots(figsize=(2.5 + 1.05 * len(models), 1.6 + 0.3 * len(names)), layout="constrained")
+    extreme = max(1.0, float(np.abs(values).max()))
+    image = axis.imshow(values, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
+    for i, name in enumerate(names):
+        for j, model in enumerate(models):
+            star = "*" if rows[name, model]["adjusted_p"] < SIGNIFICANT else ""
+            color = "white" if abs(values[i, j]) > 0.6 * extreme else "black"
+            axis.text(j, i, f"{values[i, j]:.1f}{star}", ha="center", va="center", fontsize=8, color=color)
+    axis.set_xticks(range(len(models)), models, rotation=30, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_title(f"Accuracy lost (points) at amount {amount:g}; * adjusted p < {SIGNIFICANT:g}")
+    figure.colorbar(image, ax=axis, label="accuracy lost (points)")
+    return figure
+
+
+def severity_curves(found: dict, conditions: Sequence[str] | None = None) -> Figure:
+    """Accuracy over the amount: a panel a condition, a line a model, from the accuracy on the texts as they are."""
+    names = list(conditions or dict.fromkeys(row["condition"] for row in found["rows"]))
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.6 * columns, 2.7 * lines), layout="constrained", squeeze=False, sharey=True
+    )
+    colors = plt.get_cmap("tab10").colors
+    for axis, name in zip(axes.flat, names, strict=False):
+        for model in found["models"]:
+            chosen = [r for r in found["rows"] if (r["condition"], r["model"]) == (name, model["model"])]
+            values = [100 * model["accuracy"], *(100 * row["accuracy"] for row in chosen)]
+            color = colors[(model["experiment"] - 1) % len(colors)]
+            axis.plot(
+                [0, *(r["amount"] for r in chosen)], values, marker="o", markersize=3, color=color, label=model["model"]
+            )
+        axis.set(title=name, xlabel="amount", ylabel="accuracy (%)")
+        axis.grid(alpha=0.3)
+    for axis in list(axes.flat)[len(names) :]:
+        axis.remove()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+MECHANISMS = (
+    ("words_changed", "words changed (%)"),
+    ("tokens_added", "tokens added (%)"),
+    ("unknown_after", "tokens that are [UNK] (%)"),
+    ("pushed_past_the_limit", "reviews pushed past the limit (%)"),
+)
+
+
+def mechanism_bars(found: dict, amount: float | None = None) -> Figure:
+    """How each condition reaches a model, at one amount (the largest)."""
+    amount = amount if amount is not None else max(row["amount"] for row in found["mechanisms"])
+    chosen = {row["condition"]: row for row in found["mechanisms"] if row["amount"] == amount}
+    figure, axes = plt.subplots(
+        1, len(MECHANISMS), figsize=(13, 1.2 + 0.26 * len(chosen)), layout="constrained", sharey=True
+    )
+    for axis, (key, title) in zip(axes, MECHANISMS, strict=True):
+        axis.barh(list(chosen), [100 * row[key] for row in chosen.values()], color="tab:blue")
+        axis.set(xlabel=title)
+        axis.grid(alpha=0.3, axis="x")
+    axes[0].invert_yaxis()
+    figure.suptitle(f"How the damage reaches the model, at amount {amount:g}")
+    return figure
+
+
+def attack_curves(found: dict) -> Figure:
+    """Accuracy over the number of edited words: greedy as a full line, random as a dashed one."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    experiments = {model["model"]: model["experiment"] for model in found["models"]}
+    colors = plt.get_cmap("tab10").colors
+    for result in found["attacks"]:
+        color = colors[(experiments[result["model"]] - 1) % len(colors)]
+        for kind, style in (("greedy", "-"), ("random", "--")):
+            values = [100 * value for value in result[kind]]
+            axis.plot(range(len(values)), values, style, color=color, label=f"{result['model']}, {kind}")
+    axis.set(xlabel="words edited", ylabel="accuracy (%)", title="Accuracy under attack")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+# ---------------------------------------------------------------- command line
+
+
+def reviews_of(run_dir: Path, data: Path | None, count: int | None) -> tuple[list[str], np.ndarray]:
+    """Texts and labels: of a file, or else the run's own validation split; the first `count` of each class in turn."""
+    if data is not None:
+        reviews = read_file(data)
+        texts, labels = list(reviews["text"]), np.array(reviews["label"])
+    else:
+        split = load_reviews(load_config(run_dir / "config.yaml").data).validation
+        texts, labels = split.texts, split.labels
+    if count is not None:
+        chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[: how_many(0.5, count)] for label in (0, 1)]))
+        texts, labels = [texts[i] for i in chosen], labels[chosen]
+    return texts, labels
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
+    parser = argparse.ArgumentParser(description="Robustness of trained models against perturbations of the text.")
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
+    parser.add_argument("--data", type=Path, help="labelled reviews; default: the first run's validation split")
+    parser.add_argument("--reviews", type=int, help="how many of them, half of each class; default: all")
+    parser.add_argument("--output", type=Path, required=True, help="JSON log to write; the figures stand beside it")
+    parser.add_argument("--severities", type=float, nargs="+", default=list(SEVERITIES), metavar="AMOUNT")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attack", type=int, default=100, metavar="N", help="reviews of the search; 0: no search")
+    parser.add_argument("--budget", type=int, default=5, help="words that the search may change")
+    options = parser.parse_args(arguments)
+    try:
+        models = [TrainedModel(run_dir) for run_dir in options.run_dirs]
+        texts, labels = reviews_of(options.run_dirs[0], options.data, options.reviews)
+        conditions = all_conditions(options.severities)
+        found = measure(models, texts, labels, conditions, options.seed, report=lambda line: print(line, flush=True))
+        some, their_labels = texts[: options.attack], labels[: options.attack]
+        found["attacks"] = [
+            attack(m, some, their_labels, options.budget, options.seed) for m in models if options.attack
+        ]
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found["conditions"] = [asdict(condition) for condition in conditions]
+    write_text(options.output, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_figures(found, options.output.parent)
+    return 0
+
+
+def write_figures(found: dict, folder: Path) -> None:
+    """The figures of a log as PNG."""
+    figures = {"heat_map": heat_map(found), "severity": severity_curves(found), "mechanisms": mechanism_bars(found)}
+    if found.get("attacks"):
+        figures["attack"] = attack_curves(found)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"robustness_{name}.png", dpi=110)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""What others give never ends in a traceback from inside a library, nor in a hang: 10,000 mutations of it.
+
+A mutation is either taken or refused with an `InputError` that names the file or the setting.
+"""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import make_texts
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from config import Config, InputError, all_keys, load_config
+from data import read_file
+
+CONFIGS = [path.read_text() for path in sorted(Path("configs").rglob("*.yaml"))]
+KEYS = all_keys(Config)
+# Pieces that YAML, OmegaConf, numbers and CSV treat in a way of their own.
+YAML_PIECES = [
+    "- ", ": ", "{", "}", "[", "]", "&a ", "*a", "!!python/object/apply:os.system ['true']", "!!binary ", "!!int ",
+    "${seed}", "${", "${oc.env:HOME}", "${data.", "???", "null", "~", "1e400", "-1", "0x1F", ".nan", ".inf", "1_000",
+    "2026-11-24", "yes", "'", '"', "|", ">", "#", "%", "@", "\t", "\n", "\r", "  ", "\x00", "\ufeff", "é", "\U0001f600",
+    "<<: ", "? ", "---\n", "...\n", "a: &a [1, 1]\nb: &b [*a, *a, *a]\n", "[" * 2000, "9" * 5000, "train: ", "data:\n",
+]  # fmt: skip
+CSV_PIECES = [
+    '"', '""', ",", "\n", "\r", "\r\n", '"1"', '"2"', '"3"', "1", "0", "text", "label", "text,label\n", "\\n", "<br />",
+    "\x00", "\ufeff", "é", "\u2028", "\U0001f600", "&amp;", "a" * 200_000, ",," * 50, "NULL", "nan", "1.0", "-1", " ",
+]  # fmt: skip
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+SETTINGS = {"database": None, "derandomize": True, "deadline": None, "suppress_health_check": QUIET}
+
+
+@st.composite
+def mutated(draw, originals: list[str], pieces: list[str]) -> bytes:
+    """One of `originals` with up to five places cut out, doubled, or replaced by a piece; perhaps with a stray byte."""
+    text = draw(st.sampled_from(originals))
+    for _ in range(draw(st.integers(1, 5))):
+        start = draw(st.integers(0, len(text)))
+        end = min(len(text), start + draw(st.integers(0, 12)))
+        middle = draw(st.sampled_from([*pieces, "", text[start:end] * 2]))
+        text = text[:start] + middle + text[end:]
+    content = text.encode()
+    if draw(st.integers(0, 9)) == 0:
+        place = draw(st.integers(0, len(content)))
+        content = content[:place] + draw(st.binary(min_size=1, max_size=3)) + content[place:]
+    return content
+
+
+@contextlib.contextmanager
+def no_hang(seconds: float = 10.0) -> Iterator[None]:
+    """TimeoutError where a block takes longer."""
+
+    def ring(*_):
+        raise TimeoutError(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(call, *arguments):
+    """What a call returns, and the message with which it refuses."""
+    with no_hang():
+        try:
+            return call(*arguments), None
+        except InputError as error:
+            return None, str(error)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@settings(max_examples=2_000, **SETTINGS)
+@given(content=mutated(CONFIGS, YAML_PIECES))
+def test_any_settings_file_is_taken_or_refused_by_name(path, content):
+    file = path / "experiment.yaml"
+    file.write_bytes(content)
+    config, refusal = outcome(load_config, file)
+    if refusal is None:
+        assert isinstance(config, Config)
+    else:
+        assert str(file) in refusal or refusal.startswith("profile")
+        assert "\n" not in refusal
+
+
+VALUES = st.one_of(
+    st.sampled_from([*YAML_PIECES, "", "true", "lstm", "cpu"]), st.text(max_size=20), st.integers().map(str),
+    st.floats().map(str),
+)  # fmt: skip
+
+
+@settings(max_examples=4_000, **SETTINGS)
+@given(given_settings=st.lists(st.tuples(st.one_of(st.sampled_from(KEYS), st.text(max_size=12)), VALUES), max_size=3))
+def test_any_setting_of_the_command_line_is_taken_or_refused_by_name(given_settings):
+    overrides = [f"{key}={value}" for key, value in given_settings]
+    config, refusal = outcome(load_config, "configs/5_transformer_prenorm.yaml", overrides)
+    if refusal is None:
+        assert isinstance(config, Config)
+    else:
+        assert any(word in refusal for word in ("override", "profile", *KEYS))
+
+
+TEXTS, LABELS = make_texts(12, seed=4)
+YELP = "".join(f'"{label + 1}","{text}"\n' for text, label in zip(TEXTS, LABELS, strict=True))
+HEADED = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in zip(TEXTS, LABELS, strict=True))
+
+
+@settings(max_examples=4_000, **SETTINGS)
+@given(content=mutated([YELP, HEADED], CSV_PIECES))
+def test_any_file_of_reviews_is_taken_or_refused_by_name(path, content):
+    file = path / "reviews.csv"
+    file.write_bytes(content)
+    reviews, refusal = outcome(read_file, file)
+    if refusal is None:
+        assert set(reviews["label"]) == {0, 1}
+        assert all(reviews["text"])
+    else:
+        assert str(file) in refusal
+
+
+@pytest.mark.parametrize("depth", [25])
+def test_references_that_unfold_without_end_are_refused(path, depth):
+    """Each line holds the one before it ten times."""
+    lines = ["a0: &a0 [1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, depth)]
+    file = path / "bomb.yaml"
+    file.write_text("\n".join(lines))
+    with no_hang(), pytest.raises(InputError, match="bomb.yaml: .*anchors"):
+        load_config(file)

@@ -1,0 +1,210 @@
+"""robustness.py: the statistics against libraries and simulations, the measurement on small trained models."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from scipy.stats import binom, false_discovery_control
+
+import robustness
+from data import load_reviews
+from perturbations import PERTURBATIONS, WORD
+from robustness import (
+    Condition,
+    TrainedModel,
+    all_conditions,
+    attack,
+    compare,
+    main,
+    mark_changes,
+    mcnemar_p,
+    measure,
+    paired_interval,
+    turned,
+)
+from train import run
+
+# ---------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 5), (7, 3), (40, 12), (12, 40), (25, 25)])
+def test_mcnemar_is_the_exact_binomial_test(lost, won):
+    count = lost + won
+    expected = min(1.0, 2 * binom.cdf(min(lost, won), count, 0.5)) if count else 1.0
+    assert mcnemar_p(lost, won) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_is_the_published_formula():
+    """By hand for 9 lost, 3 won of 50: (10 - 4) / 52 and its standard error."""
+    low, high = paired_interval(9, 3, 50)
+    half = 1.959963984540054 * math.sqrt((10 / 52 + 4 / 52 - (6 / 52) ** 2) / 52)
+    assert (low, high) == pytest.approx((6 / 52 - half, 6 / 52 + half), abs=1e-12)
+
+
+@pytest.mark.parametrize(("p_lost", "p_won", "count"), [(0.1, 0.04, 200), (0.02, 0.02, 500), (0.3, 0.1, 100)])
+def test_the_interval_covers_the_truth_in_95_of_100_simulations(p_lost, p_won, count):
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(count, [p_lost, p_won, 1 - p_lost - p_won], size=2000)
+    covered = [
+        low <= p_lost - p_won <= high for low, high in (paired_interval(int(b), int(c), count) for b, c, _ in draws)
+    ]
+    assert abs(np.mean(covered) - 0.95) <= 0.015
+
+
+def test_a_comparison_by_hand():
+    labels = np.array([1, 1, 0, 0, 1])
+    before = np.array([0.9, 0.6, 0.2, 0.7, 0.3])
+    after = np.array([0.8, 0.4, 0.1, 0.2, 0.3])
+    found = compare(before, after, labels)
+    assert (found["lost"], found["won"]) == (1, 1)
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["drop"] == 0
+    assert found["flip_rate"] == pytest.approx(2 / 5)
+    assert found["probability_change"] == pytest.approx((-0.1 - 0.2 + 0.1 + 0.5 + 0.0) / 5)
+
+
+def test_only_reviews_that_a_change_speaks_against_are_asked_whether_they_turned():
+    labels = np.array([1, 1, 0, 0])
+    before, after = np.array([0.9, 0.8, 0.2, 0.4]), np.array([0.3, 0.85, 0.6, 0.4])
+    changed = np.array([True, True, True, False])
+    assert turned(before, after, labels, changed, None) == {
+        "asked": 3,
+        "moved": pytest.approx(2 / 3),
+        "turned": pytest.approx(2 / 3),
+    }
+    assert turned(before, after, labels, changed, 1) == {"asked": 1, "moved": 1.0, "turned": 1.0}
+    assert turned(before, after, labels, ~changed, 1) == {"asked": 1, "moved": 0.0, "turned": 0.0}
+    assert turned(before, after, labels, changed & False, None)["asked"] == 0
+
+
+def test_changed_words_are_marked():
+    assert mark_changes("a good film, truly", "a godo film, very truly") == "a [[godo]] film, [[very]] truly"
+
+
+# ---------------------------------------------------------------- trained models
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, review_files):
+    """Run folders of two small trained models."""
+    from conftest import SMALL
+
+    from config import load_config
+
+    folders = []
+    for experiment in ("1_lstm", "5_transformer_prenorm"):
+        folder = tmp_path_factory.mktemp("robust") / experiment
+        settings = [
+            "data.source=files",
+            *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
+            f"data.cache_dir={review_files / 'cache'}",
+            "data.max_length=24",
+            f"run_dir={folder}",
+            "device=cpu",
+            "train.batch_size=8",
+            "train.epochs=4",
+            "train.learning_rate=0.01",
+            *SMALL["lstm" if experiment == "1_lstm" else "transformer"],
+        ]
+        run(load_config(f"configs/{experiment}.yaml", settings))
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def models(trained):
+    return [TrainedModel(folder) for folder in trained]
+
+
+@pytest.fixture(scope="module")
+def reviews(trained):
+    split = load_reviews(robustness.load_config(trained[0] / "config.yaml").data).train
+    return split.texts, split.labels
+
+
+def test_a_perturbation_that_changes_nothing_costs_nothing(models, reviews):
+    conditions = [Condition(("qwerty",), 0.0), Condition(("lowercase",), 1.0), Condition(("spaces",), 0.8)]
+    found = measure(models, *reviews, conditions)
+    assert len(found["rows"]) == len(conditions) * len(models)
+    for row in found["rows"]:
+        assert row["drop"] == 0
+        assert row["mcnemar_p"] == row["adjusted_p"] == 1
+        assert row["flip_rate"] == row["probability_change"] == 0
+    assert not found["examples"]
+
+
+def test_rows_and_mechanisms_are_those_of_the_predictions(models, reviews):
+    texts, labels = reviews
+    condition = Condition(("homoglyph", "deletion"), 0.8)
+    found = measure(models, texts, labels, [condition], seed=3)
+    perturbed = robustness.perturb(texts, condition.names, 0.8, 3)
+    for model, row in zip(models, found["rows"], strict=True):
+        before, after = (model.probabilities(model.encode(t)) for t in (texts, perturbed))
+        assert row["accuracy"] == ((after >= 0.5) == labels).mean()
+        assert row["drop"] == pytest.approx(((before >= 0.5) == labels).mean() - row["accuracy"])
+        assert row["model"] == model.label
+    (mechanism,) = found["mechanisms"]
+    tokens = models[0].tokenizer(perturbed)["input_ids"]
+    ids = [i for row in tokens for i in row]
+    assert mechanism["unknown_after"] == pytest.approx(ids.count(100) / len(ids))
+    counts = [(set(WORD.findall(a)), set(WORD.findall(b))) for a, b in zip(texts, perturbed, strict=True)]
+    assert 0 < mechanism["words_changed"] <= 1
+    assert any(a - b for a, b in counts)
+    adjusted = false_discovery_control([row["mcnemar_p"] for row in found["rows"]])
+    assert [row["adjusted_p"] for row in found["rows"]] == pytest.approx(adjusted.tolist())
+
+
+def test_the_control_makes_unknown_the_words_that_homoglyph_changes(reviews):
+    texts, _ = reviews
+    glyphs, unknown = (robustness.perturb(texts, name, 0.5, 1) for name in ("homoglyph", "unknown"))
+    for text, one, other in zip(texts, glyphs, unknown, strict=True):
+        for word, changed, control in zip(text.split(), one.split(), other.split(), strict=True):
+            assert (word != changed) == (control == "[UNK]")
+
+
+def test_the_search_hurts_at_least_as_much_as_chance_and_never_helps(models, reviews):
+    texts, labels = reviews
+    for model in models:
+        found = attack(model, texts[:20], labels[:20], budget=3)
+        assert len(found["greedy"]) == len(found["random"]) == 4
+        assert found["greedy"][0] == found["random"][0]
+        assert found["greedy"][3] <= found["random"][3]
+        assert found["greedy"][3] < found["greedy"][0]
+
+
+def test_every_condition_has_a_name_and_a_kind():
+    conditions = all_conditions()
+    assert len({(c.label, c.amount) for c in conditions}) == len(conditions)
+    assert {c.kind for c in conditions} == {p.kind for p in PERTURBATIONS.values()} | {"composition"}
+    assert len(conditions) >= 3 * 30
+
+
+def test_the_command_writes_a_log_and_figures(trained, tmp_path, capsys):
+    output = tmp_path / "robustness.json"
+    arguments = [*map(str, trained), "--output", str(output), "--severities", "0.5", "--reviews", "16"]
+    assert main([*arguments, "--attack", "4", "--budget", "1"]) == 0
+    found = json.loads(output.read_text())
+    assert found["reviews"] == 16
+    assert len(found["rows"]) == 2 * len(all_conditions([0.5]))
+    assert len(found["attacks"]) == 2
+    for name in ("heat_map", "severity", "mechanisms", "attack"):
+        assert plt.imread(tmp_path / f"robustness_{name}.png").std() > 0
+    assert re.search(r"qwerty 0.5: [+-]", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing/best/model.safetensors: no such file"),
+        (["RUN", "--data", "x.csv"], "x.csv: no such file"),
+    ],
+)
+def test_input_that_can_not_be_used_is_refused(trained, tmp_path, capsys, arguments, message):
+    arguments = [str(trained[0]) if text == "RUN" else text for text in arguments]
+    assert main([*arguments, "--output", str(tmp_path / "x.json")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path(tmp_path).iterdir())
