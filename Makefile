@@ -11,7 +11,7 @@ run: $(VENV)/ready
 	$(BIN)/python report.py logs/$(PROFILE)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

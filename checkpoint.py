@@ -309,6 +309,7 @@ class RunLock:
         self.done = threading.Event()
 
     def __enter__(self) -> "RunLock":
+        self.made = not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self.take():
             self.remove_stale()
@@ -321,6 +322,10 @@ class RunLock:
         self.beater.join()
         if self.holder() == self.owner:
             self.path.unlink(missing_ok=True)
+        if self.made:
+            with contextlib.suppress(OSError):
+                # A run that never began leaves no empty folder.
+                self.path.parent.rmdir()
 
     def take(self) -> bool:
         """Make the file, if there is none."""

@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 PROFILES = Path(__file__).resolve().parent / "configs" / "profiles"
 PACKAGED = "packaged"
+DEEPEST = 10
 
 
 # What PyYAML and OmegaConf raise at text that is no settings, by what is wrong with it.
@@ -187,7 +188,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             or out of range; the message names the file or the override, the key and what fits.
     """
     file = (str(path), read_yaml(Path(path)))
-    given = [(f"override {text!r}", parse_override(text)) for text in overrides]
+    given = [(f"override {text[:80]!r}", parse_override(text)) for text in overrides]
     named = [OmegaConf.to_container(layer)["profile"] for _, layer in [file, *given] if "profile" in layer]
     profile = read_profile(named[-1] if named else Config.profile)
     layers = [profile, file] if "profile" in file[1] and len(named) == 1 else [file, profile]
@@ -217,7 +218,8 @@ def resolve(config: DictConfig, origin: str, layers: Sequence[tuple[str, DictCon
     try:
         resolved = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise InputError(f"{origin}: {first_line(error)}") from None
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{origin}: {where}{first_line(error)}") from None
     check_ranges(resolved, origin, layers)
     if isinstance(resolved, Config):
         check_combinations(resolved, origin)
@@ -234,8 +236,7 @@ def read_yaml(path: Path) -> DictConfig:
         raise InputError(f"{path}: no such file; the experiments are configs/1_*.yaml to configs/8_*.yaml")
     try:
         text = path.read_text(encoding="utf-8")
-        refuse_anchors(text)
-        content = yaml.safe_load(text) or {}
+        content = load_yaml(text) or {}
         if not isinstance(content, dict):
             raise InputError(f"{path}: expected `key: value` settings, found a {type(content).__name__}")
         # Read again by OmegaConf, for which 1e-5 is a number.
@@ -246,11 +247,22 @@ def read_yaml(path: Path) -> DictConfig:
         raise InputError(f"{path}: not a YAML file of settings: {first_line(error)}") from None
 
 
-def refuse_anchors(text: str) -> None:
-    """Raise yaml.YAMLError at an anchor: no settings need one, and a few of them can stand for any amount of memory."""
+def load_yaml(text: str) -> Any:
+    """Plain values of a YAML text; one of `YAML_ERRORS` where it is none."""
+    refuse_bombs(text)
+    return yaml.safe_load(text)
+
+
+def refuse_bombs(text: str) -> None:
+    """Raise yaml.YAMLError at an anchor or deep nesting: no settings need them, and a few can stand for any amount."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"line {line}: settings are not nested more than {DEEPEST} deep")
         if getattr(event, "anchor", None):
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: anchors and references to them are not accepted")
+            raise yaml.YAMLError(f"line {line}: anchors and references to them are not accepted")
 
 
 def read_profile(name: str) -> tuple[str, DictConfig]:
@@ -265,12 +277,12 @@ def parse_override(text: str) -> DictConfig:
     """One `key=value` of the command line."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise InputError(f"override {text!r}: expected key=value, such as train.epochs=3")
+        raise InputError(f"override {text[:80]!r}: expected key=value, such as train.epochs=3")
     try:
-        refuse_anchors(value)
+        refuse_bombs(value)
         return OmegaConf.from_dotlist([text])
     except YAML_ERRORS as error:
-        raise InputError(f"override {text!r}: {first_line(error)}") from None
+        raise InputError(f"override {text[:80]!r}: {first_line(error)}") from None
 
 
 def schema(kind: type) -> DictConfig:

@@ -30,17 +30,20 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
-    """For the time of a block the group of all processes that a launcher started; gives this process's device."""
+def process_group() -> Iterator[None]:
+    """For the time of a block, which is to be the process's whole work, the group of all that a launcher started.
+
+    On GPUs by NCCL, each process on the one that the launcher gave it; else by gloo.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
-        yield device
+        yield
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
-        yield device
+        yield
     finally:
         dist.destroy_process_group()
 

@@ -30,9 +30,10 @@ from predict import predict_tokens
 
 SEVERITIES = (0.15, 0.4, 0.8)
 SIGNIFICANT = 0.05
-LETTER_SWAPS = ("swap", "qwerty", "deletion", "insertion", "substitution", "homoglyph")
+LETTER_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution")
+LETTER_SWAPS = (*LETTER_EDITS, "homoglyph")
 COMPOSITIONS = (
-    ("swap", "qwerty", "deletion", "insertion", "substitution"),
+    LETTER_EDITS,
     EIGHT,
     ("contraction", "homoglyph"),
     ("qwerty", "joined"),
@@ -55,7 +56,8 @@ class Condition:
     @property
     def label(self) -> str:
         """`qwerty + joined`"""
-        return "all eight swaps" if self.names == EIGHT else " + ".join(self.names)
+        known = {EIGHT: "all eight swaps", LETTER_EDITS: "five letter edits"}
+        return known.get(self.names) or " + ".join(self.names)
 
     @property
     def kind(self) -> str:
@@ -101,7 +103,10 @@ class TrainedModel:
             raise InputError(f"{run_dir / 'summary.json'}: not the summary of a run ({error!r})") from None
         self.device = pick_device("auto")
         self.model = model.to(self.device)
-        self.key = (self.tokenizer.backend_tokenizer.to_str(), self.max_length)
+        settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # How it was last called is no part of what a tokenizer is.
+        settings |= {"truncation": None, "padding": None}
+        self.key = (json.dumps(settings, sort_keys=True), self.max_length)
 
     @property
     def label(self) -> str:

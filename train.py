@@ -26,7 +26,6 @@ from types import NoneType
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
@@ -59,7 +58,7 @@ from checkpoint import (
     write_folder,
     write_text,
 )
-from config import Config, InputError, describe_settings, load_config, to_yaml
+from config import YAML_ERRORS, Config, InputError, describe_settings, load_config, load_yaml, to_yaml
 from data import (
     Reviews,
     TokenizedReviews,
@@ -120,8 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         configs = [load_config(path, [text for text in given if "=" in text]) for path in files]
         check_run_dirs(configs)
-        for config in configs:
-            run(config)
+        with parallel.process_group():
+            for config in configs:
+                run(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -162,8 +162,8 @@ def run(config: Config) -> dict:
         RunError: no memory, or no space on the disk.
         InterruptedRun: SIGTERM or Ctrl-C came; the state is saved.
     """
-    run_dir = Path(config.run_dir)
-    with parallel.process_group(pick_device(config.device)) as device:
+    run_dir, device = Path(config.run_dir), pick_device(config.device)
+    with parallel.process_group():
         finished = finished_run(config, run_dir)
         # No process writes before all have looked.
         parallel.barrier()
@@ -255,8 +255,8 @@ def settings_of(run_dir: Path) -> dict:
     """The settings that a run folder's config.yaml holds."""
     path = run_dir / "config.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, *YAML_ERRORS) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}; overwrite=true trains the run again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not the settings of a run; overwrite=true trains the run again")

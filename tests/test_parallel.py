@@ -26,15 +26,18 @@ def launch(*arguments: str, launcher: str, port: int = 29517) -> subprocess.Comp
     """`train.py` in two processes on this CPU."""
     commands = {
         "torchrun": ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"],
-        "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes=2", f"--main_process_port={port}",
-                       "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"],
-    }  # fmt: skip
+        # What --multi_gpu means to accelerate is torch's launcher; on a CPU the processes meet through gloo.
+        "accelerate": [
+            *("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", f"--main_process_port={port}"),
+            *("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"),
+        ],
+    }
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *commands[launcher], "train.py", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.parametrize("launcher", ["accelerate"])
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_two_processes_train_as_one(make_config, tmp_path, launcher):
     """Batches of 7 of 48 reviews, the last of 6; 20 validation reviews in batches of 7: nothing divides."""
     settings = ["train.epochs=2", "train.batch_size=7", "train.eval_batch_size=7", "model.dropout=0"]
