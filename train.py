@@ -9,20 +9,17 @@ complete also `checkpoints/`. A run that was killed goes on from there when the 
 
 import argparse
 import contextlib
-import csv
 import gc
 import json
 import logging
 import platform
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import NoneType
 
 import numpy as np
 import torch
@@ -34,9 +31,6 @@ from transformers import get_scheduler, set_seed
 
 import parallel
 from checkpoint import (
-    FOLDER,
-    MANIFEST,
-    STATE,
     DamagedError,
     InterruptedRun,
     RunError,
@@ -49,16 +43,14 @@ from checkpoint import (
     optimizer_state,
     prune,
     random_states,
-    read_json,
     save_checkpoint,
     set_optimizer_state,
     set_random_states,
     stop_requests,
-    verify_folder,
     write_folder,
     write_text,
 )
-from config import YAML_ERRORS, Config, InputError, describe_settings, load_config, load_yaml, to_yaml
+from config import Config, InputError, describe_settings, load_config, to_yaml
 from data import (
     Reviews,
     TokenizedReviews,
@@ -69,35 +61,22 @@ from data import (
 )
 from devices import MemoryMeter, device_name, now, pick_device, prepare
 from features import FrozenFeatures
-from models import SETTINGS, WEIGHTS, ReviewClassifier, build_model, count_parameters, load_model, save_model
+from models import ReviewClassifier, build_model, count_parameters, load_model, save_model
+from runs import (
+    PREDICTIONS,
+    STATE_FILES,
+    Record,
+    best_step_of,
+    clear_run,
+    complete_run,
+    finished_run,
+    newest_checkpoint,
+    write_predictions,
+)
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PREDICTIONS = "validation_predictions.csv"
-RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json", PREDICTIONS, "test_predictions.csv")
-# The tensors of a checkpoint, a file each.
-STATE_FILES = ("model", "optimizer", "random")
-# What a log holds beside the result: a run that was interrupted differs in these.
-TIMINGS = (
-    "train_seconds",
-    "evaluation_seconds",
-    "checkpoint_seconds",
-    "test_seconds",
-    "memory",
-    "steady_memory_bytes",
-    "peak_memory_bytes",
-)
-# Settings of which the result does not depend: a run goes on, or counts as the same, with others.
-FREE_SETTINGS = (
-    "overwrite",
-    "run_dir",
-    "device",
-    "data.cache_dir",
-    "train.checkpoint_steps",
-    "train.checkpoint_minutes",
-    "train.auto_micro_batch",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configs = [load_config(path, [text for text in given if "=" in text]) for path in files]
         check_run_dirs(configs)
         with parallel.process_group():
+            if not parallel.is_main():
+                logging.getLogger().setLevel(logging.WARNING)
             for config in configs:
                 run(config)
     except InputError as error:
@@ -204,7 +185,7 @@ def train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict:
     test = evaluate(model, reviews.test, config, device)
     summary = summarize(config, model, reviews, record, test, time.perf_counter() - started, device)
     if parallel.is_main():
-        complete_run(run_dir, best, reviews.test, test, summary)
+        complete_run(run_dir, best, reviews.test, test.probabilities, summary)
     parallel.barrier()
     log.info(
         "%s: best validation accuracy %.1f%% (step %d), test accuracy %.1f%%, %.0f s of training",
@@ -227,168 +208,7 @@ def keep_frozen(config: Config, model: ReviewClassifier, reviews: Reviews) -> Re
     return replace(reviews, **kept)
 
 
-# ---------------------------------------------------------------- the run folder
-
-
-def finished_run(config: Config, run_dir: Path) -> dict | None:
-    """The summary of this very run if the folder holds it complete; None where there is none or to be replaced.
-
-    Raises:
-        InputError: the folder holds a complete run of other settings, or one that can't be read.
-    """
-    path = run_dir / "summary.json"
-    if config.overwrite or not path.is_file():
-        return None
-    differences = differing_keys(settings_of(run_dir), asdict(config))
-    if differences:
-        raise InputError(
-            f"{run_dir} holds a complete run with other settings ({', '.join(differences)}); it is kept: give "
-            "another run_dir, or overwrite=true"
-        )
-    try:
-        return read_json(path)
-    except DamagedError as error:
-        raise InputError(f"{error}; overwrite=true trains the run again") from None
-
-
-def settings_of(run_dir: Path) -> dict:
-    """The settings that a run folder's config.yaml holds."""
-    path = run_dir / "config.yaml"
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, *YAML_ERRORS) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}; overwrite=true trains the run again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not the settings of a run; overwrite=true trains the run again")
-    return content
-
-
-def differing_keys(before: dict, now: dict, prefix: str = "") -> list[str]:
-    """`key: before -> now` of each setting that differs, but for those of which the result does not depend."""
-    found = []
-    for key in now:
-        old, new = before.get(key), now[key]
-        if isinstance(new, dict) and isinstance(old, dict):
-            found += differing_keys(old, new, f"{prefix}{key}.")
-        elif old != new and prefix + key not in FREE_SETTINGS:
-            found.append(f"{prefix}{key}: {old!r} -> {new!r}")
-    return found
-
-
-def newest_checkpoint(config: Config, run_dir: Path, reviews: Reviews, device: torch.device) -> Path | None:
-    """The newest checkpoint that is whole, its best model with it; None where the folder has none at all.
-
-    Raises:
-        InputError: it belongs to other settings, reviews or number of processes, or all there are are damaged.
-    """
-    damage = ""
-    for folder in checkpoints_of(run_dir):
-        try:
-            state = load_checkpoint(folder, STATE_FILES)[1]
-            best = Record.from_json(state["record"]).best
-            verify_folder(best_path(run_dir, best["step"]), (WEIGHTS, SETTINGS, PREDICTIONS)) if best else None
-            before = state["settings"], state["data"], state["processes"], state["device"]
-        except (DamagedError, KeyError, TypeError, ValueError) as error:
-            damage = str(error) if isinstance(error, DamagedError) else f"{folder / STATE}: {error!r}"
-            log.warning("%s is damaged and not used (%s)", folder, damage)
-            continue
-        check_same_run(run_dir, before, (asdict(config), reviews.fingerprint, parallel.size(), device_name(device)))
-        log.info("%s: going on after step %d", run_dir, int(state["record"]["step"]))
-        return folder
-    if damage:
-        raise InputError(f"{run_dir}: no checkpoint is whole ({damage}); overwrite=true starts the run again")
-    return None
-
-
-def check_same_run(run_dir: Path, before: tuple[dict, str, int, str], now: tuple[dict, str, int, str]) -> None:
-    """Refuse (`InputError`) to go on with other settings, reviews or processes; another device gets a warning."""
-    differences = differing_keys(before[0], now[0])
-    if before[1] != now[1]:
-        differences.append(f"the reviews: {before[1]} -> {now[1]}")
-    if before[2] != now[2]:
-        differences.append(f"number of processes: {before[2]} -> {now[2]}")
-    if differences:
-        raise InputError(
-            f"{run_dir} holds an unfinished run with other settings ({', '.join(differences)}); it is kept: go on "
-            "with its own, give another run_dir, or overwrite=true"
-        )
-    if before[3] != now[3]:
-        log.warning("%s: begun on %s, goes on on %s: equal but for rounding", run_dir, before[3], now[3])
-
-
-def clear_run(run_dir: Path) -> None:
-    """An empty run folder: what a run writes is removed, anything else there is left alone."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name in RUN_FILES:
-        (run_dir / name).unlink(missing_ok=True)
-    for name in ("best", FOLDER):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
-
-
-def complete_run(run_dir: Path, best: Path, reviews: TokenizedReviews, test: "Evaluation", summary: dict) -> None:
-    """Write what a complete run leaves, the summary last, and remove the checkpoints."""
-    write_predictions(run_dir / "test_predictions.csv", reviews, test.probabilities)
-    shutil.copyfile(best / PREDICTIONS, run_dir / PREDICTIONS)
-    names = [path.name for path in best.iterdir() if path.name not in (PREDICTIONS, MANIFEST)]
-    write_folder(run_dir / "best", lambda partial: [shutil.copyfile(best / n, partial / n) for n in names])
-    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    shutil.rmtree(run_dir / FOLDER)
-
-
-def write_predictions(path: Path, reviews: TokenizedReviews, probabilities: np.ndarray) -> None:
-    """`row,label,probability` of each review: its row in the source, its label, the probability of positive."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", "label", "probability"])
-        for row, label, probability in zip(reviews.rows, reviews.labels, probabilities, strict=True):
-            writer.writerow([row, label, f"{probability:.6f}"])
-
-
 # ---------------------------------------------------------------- fitting
-
-
-@dataclass
-class Record:
-    """What a fit has seen so far, all of it JSON; seconds are wall-clock.
-
-    `epoch_step` steps of `epoch` are done: an epoch's end is (epoch + 1, 0). The interval is that since the last
-    evaluation. `history` holds the lines of metrics.jsonl, `best` the best of them.
-    """
-
-    epoch: int = 1
-    epoch_step: int = 0
-    step: int = 0
-    reviews_seen: int = 0
-    interval_loss: float = 0.0
-    interval_correct: float = 0.0
-    interval_reviews: int = 0
-    micro_batch_size: int | None = None
-    train_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    checkpoint_seconds: float = 0.0
-    best: dict | None = None
-    history: list[dict] = field(default_factory=list)
-    memory: dict = field(default_factory=dict)
-    trainable_parameters: int = 0
-
-    @property
-    def last(self) -> dict:
-        """The last evaluation's line."""
-        return self.history[-1]
-
-    @classmethod
-    def from_json(cls, content: dict) -> "Record":
-        """Raises ValueError where something is missing, unknown or of another type."""
-        kinds = {name: type(value) for name, value in asdict(cls()).items()}
-        if not isinstance(content, dict) or content.keys() != kinds.keys():
-            raise ValueError(f"the record has {list(content)}; expected {list(kinds)}")
-        for name, kind in kinds.items():
-            accepted = {NoneType: (NoneType, int, dict), float: (float, int)}.get(kind, kind)
-            if not isinstance(content[name], accepted):
-                raise ValueError(f"record.{name} is {content[name]!r}; expected {kind.__name__}")
-        if content["best"] is not None and not isinstance(content["best"].get("step"), int):
-            raise ValueError("record.best has no step")
-        return cls(**content)
 
 
 def fit(
@@ -681,12 +501,6 @@ class Trainer:
             raise ValueError(f"epoch {record.epoch}, step {record.epoch_step} of it, is outside the run")
         if record.step != steps:
             raise ValueError(f"step {record.step} is not epoch {record.epoch}, step {record.epoch_step} of it")
-
-
-def best_step_of(folder: Path) -> int | None:
-    """The step of the best model to which a checkpoint refers."""
-    best = read_json(folder / STATE)["record"]["best"]
-    return best["step"] if best else None
 
 
 class FiniteGuard:

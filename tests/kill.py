@@ -20,7 +20,7 @@ import torch
 import train
 from checkpoint import FOLDER, checkpoints_of, verify_folder
 from config import Config, load_config
-from train import TIMINGS
+from runs import TIMINGS
 
 # Children are forked from a server that has the modules loaded, and has computed nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -32,9 +32,10 @@ def child(config: Config) -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.disable(logging.WARNING)
-    remove, train.shutil.rmtree = shutil.rmtree, keep_checkpoints(shutil.rmtree)
+    remove = shutil.rmtree
+    shutil.rmtree = keep_checkpoints(remove)
     train.run(config)
-    train.shutil.rmtree = remove
+    shutil.rmtree = remove
 
 
 def keep_checkpoints(remove):

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 import checkpoint
+import runs
 import train
 from checkpoint import (
     DamagedError,
@@ -51,7 +52,7 @@ UNINTERRUPTED: dict[str, dict] = {}
 @pytest.fixture(autouse=True)
 def keep_checkpoints(monkeypatch):
     """A complete run keeps its checkpoints here, so that its last state can be compared."""
-    monkeypatch.setattr(train.shutil, "rmtree", kill.keep_checkpoints(shutil.rmtree))
+    monkeypatch.setattr(shutil, "rmtree", kill.keep_checkpoints(shutil.rmtree))
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_two_checkpoints_and_the_best_models_they_refer_to_are_kept(make_config,
     folder = interrupted(config, stop_at, 15)
     kept = [path.name for path in checkpoints_of(folder)]
     assert kept == ["step-00000015", "step-00000014"]
-    best = {f"best-{train.best_step_of(path):08d}" for path in checkpoints_of(folder)}
+    best = {f"best-{runs.best_step_of(path):08d}" for path in checkpoints_of(folder)}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == best | set(kept)
 
 
@@ -181,7 +182,7 @@ def test_a_complete_run_leaves_no_checkpoint_and_no_lock(make_config, monkeypatc
     config = make_config("1_lstm", "train.epochs=1")
     run(config)
     names = {path.name for path in Path(config.run_dir).iterdir()}
-    assert names == {*train.RUN_FILES, "best"}
+    assert names == {*runs.RUN_FILES, "best"}
 
 
 def test_checkpoints_fall_where_steps_and_minutes_say(make_config, monkeypatch):
@@ -274,6 +275,7 @@ def test_a_checkpoint_whose_best_model_is_damaged_is_not_used(make_config, stop_
         (lambda state: state["record"].update(history="none"), "no checkpoint is whole .*record.history"),
         (lambda state: state["record"].pop("epoch"), "no checkpoint is whole .*expected"),
         (lambda state: state.pop("optimizer"), "not the state of this run: 'optimizer'"),
+        (lambda state: state.update(settings="none"), "no checkpoint is whole .*no settings"),
         (lambda state: state.update(schedule=[]), "not the state of this run"),
         (lambda state: state.update(random={"numpy": [], "python": []}), "not the state of this run"),
         (lambda state: state["record"]["best"].update(step="../../x"), "no checkpoint is whole .*record.best"),
@@ -324,7 +326,7 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(make_config, s
     folder = Path(config.run_dir)
     assert [path.name for path in checkpoints_of(folder)] == ["step-00000002"]
     assert not list((folder / "checkpoints").glob("partial-*"))
-    load_checkpoint(checkpoint_path(folder, 2), train.STATE_FILES)
+    load_checkpoint(checkpoint_path(folder, 2), runs.STATE_FILES)
     monkeypatch.setattr(checkpoint, "save_file", save)
     run(config)
     assert kill.result_of(folder) == expected
@@ -466,7 +468,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_step(make_config, cap
     assert f"infinite or nan at step {step}, at learning rate 1e+20" in error
     assert f"{newest.name} is the last checkpoint" in error
     assert f"rows {reviews.rows[batch].tolist()} of the training data" in error
-    tensors, _ = load_checkpoint(newest, train.STATE_FILES)
+    tensors, _ = load_checkpoint(newest, runs.STATE_FILES)
     assert all(torch.isfinite(tensor).all() for tensor in tensors["model"].values())
     assert not (folder / "summary.json").exists()
 

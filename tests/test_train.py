@@ -18,7 +18,8 @@ from data import load_reviews, training_batches
 from features import FrozenFeatures
 from models import build_model, load_model
 from predict import predict
-from train import TIMINGS, evaluate, fit, is_better, main, run
+from runs import TIMINGS
+from train import evaluate, fit, is_better, main, run
 
 
 def read_metrics(run_dir) -> list[dict]:
