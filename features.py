@@ -6,6 +6,8 @@ the trained layers to compute. Shapes: `B` reviews, `T` tokens, `D` features.
 
 import hashlib
 import json
+import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from checkpoint import RunError, no_space
 from data import TokenizedReviews, batch_loader, evaluation_batches
 from models import BertBackbone
 
@@ -56,6 +59,7 @@ class FrozenFeatures(TokenizedReviews):
         device = next(backbone.parameters()).device
         with tempfile.TemporaryDirectory(prefix="partial-", dir=self.path.parent) as partial:
             path = Path(partial) / self.path.name
+            reserve(path, self.shape[0] * self.shape[1] * self.dtype.itemsize)
             features = self.open(path, writable=True)
             batches = evaluation_batches(self.lengths, batch_size)
             plain = batch_loader(TokenizedReviews(self.dataset), batches, device)
@@ -74,6 +78,28 @@ class FrozenFeatures(TokenizedReviews):
         states = self.features.new_zeros(*batch["input_ids"].shape, self.shape[1])
         states[batch["attention_mask"] != 0] = self.features[torch.from_numpy(self.positions(indices))]
         return {**batch, "hidden_states": states}
+
+
+def reserve(path: Path, size: int) -> None:
+    """A file of `size` bytes, promised by the system: a mapped file that finds the disk full kills the process.
+
+    Raises:
+        RunError: there is not enough space.
+    """
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        if not no_space(error):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise RunError(
+            f"{path.parent.parent}: the outputs of the frozen layers need {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are "
+            "free; free some space, take train.keep_frozen=bf16 (half of it), or null to keep none"
+        ) from None
 
 
 def features_key(reviews: TokenizedReviews, backbone: BertBackbone, precision: str) -> str:

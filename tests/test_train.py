@@ -1,8 +1,10 @@
 """Training: evidence left in the run folder, exactness of what is logged, and the command line."""
 
 import csv
+import errno
 import json
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from conftest import EXPERIMENTS
 
 import train
+from checkpoint import RunError
 from config import InputError, load_config
 from data import load_reviews, training_batches
 from features import FrozenFeatures
@@ -303,6 +306,18 @@ def test_the_time_for_the_outputs_of_frozen_layers_counts_as_training(make_confi
     config = make_config("8_bert", f"data.cache_dir={tmp_path}", "train.keep_frozen=fp32", "train.epochs=1")
     assert run(config)["train_seconds"] > 3
     assert read_metrics(config.run_dir)[0]["train_seconds"] > 3
+
+
+def test_a_disk_too_small_for_the_outputs_of_frozen_layers_is_an_error_that_says_so(make_config, monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    config = make_config("8_bert", f"data.cache_dir={tmp_path / 'cache'}", "train.keep_frozen=fp32")
+    tokens = load_reviews(config.data).train.lengths.sum()
+    with pytest.raises(RunError, match=rf"need {tokens * 384 * 4 / 1e6:.1f} MB.*train.keep_frozen=bf16"):
+        run(config)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("partial")]
 
 
 def test_a_model_without_frozen_layers_trains_with_the_setting_too(make_config):
