@@ -59,12 +59,13 @@ class InterruptedRun(KeyboardInterrupt):
 # ---------------------------------------------------------------- folders
 
 
-def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+def write_folder(target: Path, write: Callable[[Path], None], needed: int) -> None:
     """Make a folder that is there whole or not at all, whenever the process dies.
 
     Args:
         target: the folder; replaced where there is one.
         write: fills the (temporary) folder that it is given with files.
+        needed: bytes of those files, roughly; for the error.
 
     Raises:
         RunError: no space is left; what stood at `target` before still stands there.
@@ -77,13 +78,12 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         write_manifest(partial)
         replace_folder(partial, target)
     except BaseException as error:
-        found = folder_bytes(partial)
         shutil.rmtree(partial, ignore_errors=True)
         if no_space(error):
             free = shutil.disk_usage(target.parent).free
             raise RunError(
-                f"{target}: no space left after {found / 1e6:.1f} MB, of which {free / 1e6:.1f} MB are free again; "
-                "what was saved before is untouched: free some space and start the same command again"
+                f"{target}: no space left: it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; what was "
+                "saved before is untouched: free some space and start the same command again"
             ) from error
         raise
 
@@ -92,11 +92,6 @@ def no_space(error: BaseException) -> bool:
     """Whether an error says that the disk is full; safetensors says it in words only."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or (isinstance(error, SafetensorError) and "No space left" in str(error))
-
-
-def folder_bytes(folder: Path) -> int:
-    """Size of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
 
 
 def write_manifest(folder: Path) -> None:
@@ -207,7 +202,12 @@ def save_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], state: 
             save_file({key: tensor.contiguous() for key, tensor in content.items()}, partial / f"{name}.safetensors")
         (partial / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
 
-    write_folder(folder, write)
+    write_folder(folder, write, bytes_of(*tensors.values()))
+
+
+def bytes_of(*tensors: dict[str, Tensor]) -> int:
+    """Size of the tensors of several dictionaries."""
+    return sum(tensor.nbytes for content in tensors for tensor in content.values())
 
 
 def load_checkpoint(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, dict[str, Tensor]], dict]:

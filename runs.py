@@ -211,8 +211,9 @@ def complete_run(run_dir: Path, best: Path, reviews: TokenizedReviews, test: np.
     """
     write_predictions(run_dir / "test_predictions.csv", reviews, test)
     shutil.copyfile(best / PREDICTIONS, run_dir / PREDICTIONS)
-    names = [path.name for path in best.iterdir() if path.name not in (PREDICTIONS, MANIFEST)]
-    write_folder(run_dir / "best", lambda partial: [shutil.copyfile(best / n, partial / n) for n in names])
+    files = [path for path in best.iterdir() if path.name not in (PREDICTIONS, MANIFEST)]
+    size = sum(path.stat().st_size for path in files)
+    write_folder(run_dir / "best", lambda partial: [shutil.copyfile(p, partial / p.name) for p in files], size)
     write_text(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     shutil.rmtree(run_dir / FOLDER)
 

@@ -37,6 +37,7 @@ from checkpoint import (
     RunLock,
     StopRequest,
     best_path,
+    bytes_of,
     checkpoint_path,
     checkpoints_of,
     load_checkpoint,
@@ -417,7 +418,7 @@ class Trainer:
             save_model(folder, self.model, settings.model, settings.data.max_length, reviews.tokenizer)
             write_predictions(folder / PREDICTIONS, reviews.validation, probabilities)
 
-        write_folder(best_path(self.run_dir, self.record.step), write)
+        write_folder(best_path(self.run_dir, self.record.step), write, bytes_of(self.model.state_dict()))
         self.tick("checkpoint")
 
     def checkpoint_due(self) -> bool:
