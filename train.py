@@ -247,6 +247,8 @@ def fit(
     record = trainer.record
     # A run that was killed after its last step has only its log to tell.
     record.memory = trainer.memory.result() if trainer.memory.samples else record.last["memory"]
+    # One that goes on after its last step never began an epoch.
+    model.start_epoch(config.train.epochs)
     record.trainable_parameters = count_parameters(model, trainable=True)
     return record
 
@@ -257,7 +259,8 @@ class Trainer:
     def __init__(self, config: Config, model: ReviewClassifier, reviews: Reviews, device: torch.device, run_dir: Path):
         self.config, self.model, self.reviews, self.device, self.run_dir = config, model, reviews, device, run_dir
         settings = config.train
-        steps = settings.epochs * -(-len(reviews.train) // settings.batch_size)
+        self.epoch_steps = -(-len(reviews.train) // settings.batch_size)
+        steps = settings.epochs * self.epoch_steps
         self.optimizer, self.schedule = build_optimizer(config, model, steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.record = Record(micro_batch_size=settings.micro_batch_size)
@@ -269,20 +272,14 @@ class Trainer:
 
     def train_epoch(self, stop: StopRequest) -> None:
         """The rest of the epoch at which the record stands."""
-        record, settings = self.record, self.config.train
+        record = self.record
         self.model.start_epoch(record.epoch)
         self.model.train()
-        batches = training_batches(
-            self.reviews.train.lengths,
-            settings.batch_size,
-            self.config.seed,
-            record.epoch,
-            self.config.data.group_by_length,
-        )
+        batches = self.batches(record.epoch)
         for indices, batch in self.shares(batches[record.epoch_step :]):
             self.step(indices, batch)
-            at_end = record.epoch_step == len(batches)
-            if record.step % settings.eval_steps == 0 or at_end:
+            at_end = record.epoch_step == self.epoch_steps
+            if record.step % self.config.train.eval_steps == 0 or at_end:
                 self.validate()
             if at_end:
                 record.epoch, record.epoch_step = record.epoch + 1, 0
@@ -292,6 +289,11 @@ class Trainer:
             if stopped:
                 message = f"{self.run_dir}: stopped after step {record.step}, which is saved; the same command goes on"
                 raise InterruptedRun(stop.signum or signal.SIGTERM, message)
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The training reviews of each step of an epoch, for all processes."""
+        lengths, by_length = self.reviews.train.lengths, self.config.data.group_by_length
+        return training_batches(lengths, self.config.train.batch_size, self.config.seed, epoch, by_length)
 
     def shares(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, dict[str, Tensor] | None]]:
         """Each batch's indices and this process's reviews of it, None where there are fewer than processes."""
@@ -346,11 +348,8 @@ class Trainer:
         step = self.finite.first_bad_step()
         if step is None:
             return
-        settings = self.config.train
-        epoch_steps = -(-len(self.reviews.train) // settings.batch_size)
-        epoch, position = divmod(step - 1, epoch_steps)
-        lengths, by_length = self.reviews.train.lengths, self.config.data.group_by_length
-        batch = training_batches(lengths, settings.batch_size, self.config.seed, epoch + 1, by_length)[position]
+        epoch, position = divmod(step - 1, self.epoch_steps)
+        batch = self.batches(epoch + 1)[position]
         rate = self.schedule.base_lrs[0] * self.schedule.lr_lambdas[0](step - 1)
         saved = checkpoints_of(self.run_dir)
         raise FloatingPointError(
@@ -495,10 +494,9 @@ class Trainer:
 
     def check_position(self) -> None:
         """Raise ValueError where epoch and step don't fit each other, or the run."""
-        record, settings = self.record, self.config.train
-        epoch_steps = -(-len(self.reviews.train) // settings.batch_size)
-        steps = (record.epoch - 1) * epoch_steps + record.epoch_step
-        if not (1 <= record.epoch <= settings.epochs + 1 and 0 <= record.epoch_step < epoch_steps):
+        record, epochs = self.record, self.config.train.epochs
+        steps = (record.epoch - 1) * self.epoch_steps + record.epoch_step
+        if not (1 <= record.epoch <= epochs + 1 and 0 <= record.epoch_step < self.epoch_steps):
             raise ValueError(f"epoch {record.epoch}, step {record.epoch_step} of it, is outside the run")
         if record.step != steps:
             raise ValueError(f"step {record.step} is not epoch {record.epoch}, step {record.epoch_step} of it")

@@ -109,9 +109,9 @@ def interrupted(config, stop_at, *steps: int) -> Path:
 
 
 @pytest.mark.parametrize("experiment", KINDS)
-@pytest.mark.parametrize("steps", [(1,), (3,), (6,), (7,), (2, 4)], ids=str)
+@pytest.mark.parametrize("steps", [(1,), (3,), (6,), (7,), (12,), (2, 4)], ids=str)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(make_config, stop_at, experiment, steps):
-    """Epochs have 6 steps: the first, in its midst, its last, the next one's first, and two in one epoch."""
+    """Epochs have 6 steps: the first, one amid, the epoch's last, the next one's first, the run's last, two in one."""
     config = make_config(experiment, *SAVING)
     expected = uninterrupted(config)
     stop_at(*steps)
