@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -16,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+# As a script it stands beside the tests, not beside the modules.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
 from checkpoint import FOLDER, checkpoints_of, verify_folder
