@@ -166,14 +166,22 @@ def verify_folder(folder: Path, needed: tuple[str, ...]) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file; `DamagedError` where it can't be had."""
+    """The object in a JSON file, all its numbers finite; `DamagedError` where it can't be had."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise DamagedError(f"{path}: found a {type(content).__name__}; expected an object")
     return content
+
+
+def finite(text: str) -> float:
+    """The number that a text stands for; ValueError where that is infinite or nan, which JSON has no word for."""
+    number = float(text)
+    if not np.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 # ---------------------------------------------------------------- checkpoints

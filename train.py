@@ -479,7 +479,15 @@ class Trainer:
                 if name.startswith(f"{parallel.rank()}.")
             }
             set_random_states(mine, state["random"])
-        except (DamagedError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (
+            DamagedError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            AttributeError,
+        ) as error:
             raise InputError(
                 f"{folder}: not the state of this run: {str(error)[:300]}; overwrite=true starts the run again"
             ) from None

@@ -1,4 +1,4 @@
-"""What others give never ends in a traceback from inside a library, nor in a hang: 10,000 mutations of it.
+"""What others give never ends in a traceback from inside a library, nor in a hang: 10,000 mutations of settings and reviews, 1,000 of states.
 
 A mutation is either taken or refused with an `InputError` that names the file or the setting.
 """
@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import make_texts
+import torch
+from conftest import SMALL, make_texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from checkpoint import checkpoints_of, write_manifest
 from config import Config, InputError, all_keys, load_config
-from data import read_file
+from data import load_reviews, read_file
+from models import build_model
+from runs import newest_checkpoint
+from train import Trainer
 
 CONFIGS = [path.read_text() for path in sorted(Path("configs").rglob("*.yaml"))]
 KEYS = all_keys(Config)
@@ -135,3 +140,43 @@ def test_references_that_unfold_without_end_are_refused(path, depth):
     file.write_text("\n".join(lines))
     with no_hang(), pytest.raises(InputError, match="bomb.yaml: .*anchors"):
         load_config(file)
+
+
+STATE_PIECES = ["null", "-1", "1e400", "[]", "{}", '"../../x"', "NaN", "true", "9" * 400, '"', ",", "}", "0.5", "\x00"]
+
+
+@settings(max_examples=1_000, **SETTINGS)
+@given(data=st.data())
+def test_any_state_of_a_checkpoint_is_taken_or_refused_by_name(stopped_run, data):
+    """Its manifest made to fit, as one who means harm would."""
+    trainer, folder, original = stopped_run
+    content = data.draw(mutated([original], STATE_PIECES))
+    (folder / "state.json").write_bytes(content)
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+
+    def resume() -> None:
+        found = newest_checkpoint(trainer.config, trainer.run_dir, trainer.reviews, trainer.device)
+        trainer.load(found)
+
+    refusal = outcome(resume)[1]
+    assert refusal is None or str(trainer.run_dir) in refusal
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory, review_files):
+    """A trainer, its checkpoint's folder, and the text of its state."""
+    run_dir = tmp_path_factory.mktemp("stopped")
+    names = [f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")]
+    common = ["data.source=files", *names, f"data.cache_dir={review_files / 'cache'}", f"run_dir={run_dir}"]
+    small = ["device=cpu", "data.max_length=24", "train.batch_size=8", "train.eval_steps=2", *SMALL["lstm"]]
+    config = load_config("configs/1_lstm.yaml", [*common, *small])
+    reviews, device = load_reviews(config.data), torch.device("cpu")
+    trainer = Trainer(config, build_model(config.model, len(reviews.tokenizer), 24), reviews, device, run_dir)
+    for indices, batch in trainer.shares(trainer.batches(1)[:3]):
+        trainer.step(indices, batch)
+        if trainer.record.step == 2:
+            trainer.validate()
+    trainer.save()
+    folder = checkpoints_of(run_dir)[0]
+    return trainer, folder, (folder / "state.json").read_text()
