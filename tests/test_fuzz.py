@@ -1,6 +1,7 @@
 """What others give never ends in a traceback from inside a library, nor in a hang.
 
-There are 10,000 mutations of settings and reviews, and 1,000 of a checkpoint's state. A mutation is either taken or refused with an `InputError` that names the file or the setting.
+There are 10,000 mutations of settings and reviews, and 1,000 of a checkpoint's state. A mutation is either taken or
+refused with an `InputError` that names the file or the setting.
 """
 
 import contextlib
