@@ -247,9 +247,20 @@ def prune(run_dir: Path, best_steps: Callable[[Path], int | None], current_best:
         wanted |= set() if step is None else {best_path(run_dir, step).name}
     for path in list((run_dir / FOLDER).iterdir()):
         if path.name not in wanted:
-            # Half removed it must not look like a checkpoint.
-            doomed = path.rename(path.with_name(f"{PARTIAL}{path.name.removeprefix(PARTIAL)}"))
-            shutil.rmtree(doomed, ignore_errors=True)
+            remove_folder(path)
+
+
+def remove_newer(run_dir: Path, folder: Path) -> None:
+    """Remove the checkpoints newer than `folder`, which are damaged where the run goes on from it."""
+    for path in checkpoints_of(run_dir):
+        if path.name > folder.name:
+            remove_folder(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which must not look like a checkpoint when it is half removed."""
+    doomed = path.rename(path.with_name(PARTIAL + path.name.removeprefix(PARTIAL)))
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- states

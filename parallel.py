@@ -65,7 +65,7 @@ def main_first() -> Iterator[None]:
 
 
 def deal(items: list) -> list:
-    """This process's share of a list: every so manieth item."""
+    """This process's share of a list: one of every `size()` items."""
     return items[rank() :: size()]
 
 

@@ -36,16 +36,6 @@ PREDICTIONS = "validation_predictions.csv"
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json", PREDICTIONS, "test_predictions.csv")
 # The tensors of a checkpoint, a file each.
 STATE_FILES = ("model", "optimizer", "random")
-# What a log holds beside the result: a run that was interrupted differs in these.
-TIMINGS = (
-    "train_seconds",
-    "evaluation_seconds",
-    "checkpoint_seconds",
-    "test_seconds",
-    "memory",
-    "steady_memory_bytes",
-    "peak_memory_bytes",
-)
 # Settings of which the result does not depend: a run goes on, or counts as the same, with others.
 FREE_SETTINGS = (
     "overwrite",

@@ -41,9 +41,11 @@ from checkpoint import (
     checkpoint_path,
     checkpoints_of,
     load_checkpoint,
+    no_space,
     optimizer_state,
     prune,
     random_states,
+    remove_newer,
     save_checkpoint,
     set_optimizer_state,
     set_random_states,
@@ -109,6 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (FloatingPointError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not no_space(error):
+            raise
+        print(
+            f"error: {error.filename}: no space left on the disk; what was saved before is untouched: free some space "
+            "and start the same command again",
+            file=sys.stderr,
+        )
         return 1
     except InterruptedRun as stop:
         print(stop, file=sys.stderr)
@@ -492,6 +503,7 @@ class Trainer:
                 f"{folder}: not the state of this run: {str(error)[:300]}; overwrite=true starts the run again"
             ) from None
         if parallel.is_main():
+            remove_newer(self.run_dir, folder)
             sums = [self.record.interval_loss, self.record.interval_correct]
             self.interval += torch.tensor(sums, dtype=self.interval.dtype, device=self.device)
             lines = [json.dumps(line, allow_nan=False) + "\n" for line in self.record.history]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXPERIMENTS
+from kill import TIMINGS
 
 import train
 from checkpoint import RunError
@@ -21,7 +22,6 @@ from data import load_reviews, training_batches
 from features import FrozenFeatures
 from models import build_model, load_model
 from predict import predict
-from runs import TIMINGS
 from train import evaluate, fit, is_better, main, run
 
 
