@@ -182,20 +182,27 @@ def letter_swap(places: Places, edit: Callable[[str, int, int], str]) -> Callabl
         edit: the word after the edit at a position, by a random number.
     """
 
-    @lru_cache(maxsize=2**16)
-    def cached(word: str, limits: Limits) -> tuple[int, ...]:
-        if limits.min_length > 1 and sum(map(str.isalpha, word)) < limits.min_length:
-            return ()
-        if limits.spare_stop_words and word.lower() in STOP_WORDS:
-            return ()
-        return places(word, limits)
+    @lru_cache(maxsize=8)
+    def positions(limits: Limits) -> Callable[[str], tuple[int, ...]]:
+        """A cache a set of limits: its key is the word alone, which is hashed once for all."""
+
+        @lru_cache(maxsize=2**16)
+        def of_word(word: str) -> tuple[int, ...]:
+            if limits.min_length > 1 and sum(map(str.isalpha, word)) < limits.min_length:
+                return ()
+            if limits.spare_stop_words and word.lower() in STOP_WORDS:
+                return ()
+            return places(word, limits)
+
+        return of_word
 
     def apply(text: str, amount: float, draws: Draws, limits: Limits) -> str:
-        spans = [match.span() for match in WORD.finditer(text) if cached(match.group(), limits)]
+        where_in = positions(limits)
+        spans = [match.span() for match in WORD.finditer(text) if where_in(match.group())]
         changed = {}
         for number, drawn in choose(amount, len(spans), draws):
             word = text[slice(*spans[number])]
-            where = cached(word, limits)
+            where = where_in(word)
             rest, place = divmod(drawn, len(where))
             changed[number] = edit(word, where[place], rest)
         return replace_spans(text, spans, changed)
@@ -214,7 +221,8 @@ def like(letter: str, model: str) -> str:
 
 
 def letters_of(word: str, limits: Limits) -> tuple[int, ...]:
-    return tuple(i for i in inside(word, limits) if word[i].isalpha())
+    places = inside(word, limits)
+    return tuple(places) if word.isalpha() else tuple(i for i in places if word[i].isalpha())
 
 
 def deletable(word: str, limits: Limits) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ test; how the damage reaches the model is measured on its tokens.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binomtest, false_discovery_control, norm
 
+import perturbations
 from checkpoint import write_text
 from config import InputError, load_config
 from data import load_reviews, read_file
@@ -30,6 +32,7 @@ from predict import predict_tokens
 
 SEVERITIES = (0.15, 0.4, 0.8)
 SIGNIFICANT = 0.05
+PART_KEYS = ("rows", "mechanisms", "examples")
 LETTER_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution")
 LETTER_SWAPS = (*LETTER_EDITS, "homoglyph")
 COMPOSITIONS = (
@@ -103,6 +106,7 @@ class TrainedModel:
             raise InputError(f"{run_dir / 'summary.json'}: not the summary of a run ({error!r})") from None
         self.device = pick_device("auto")
         self.model = model.to(self.device)
+        self.weights = hashlib.sha256((run_dir / "best" / "model.safetensors").read_bytes()).hexdigest()
         settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
         # How it was last called is no part of what a tokenizer is.
         settings |= {"truncation": None, "padding": None}
@@ -115,14 +119,49 @@ class TrainedModel:
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Raises nothing: any text has tokens, if only [CLS] and [SEP]."""
-        whole = self.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
-        cut = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-        unknown = np.array([ids.count(self.tokenizer.unk_token_id) for ids in whole])
-        return Tokens(cut, np.array([len(ids) for ids in whole]), unknown, self.max_length)
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
+        special = self.tokenizer.num_special_tokens_to_add()
+        lengths, unknown = [], []
+        for encoding in encoded.encodings:
+            # What was cut off comes in further pieces, each with special tokens of its own.
+            pieces = [encoding, *encoding.overflowing]
+            lengths.append(special + sum(len(piece) - special for piece in pieces))
+            unknown.append(sum(piece.ids.count(self.tokenizer.unk_token_id) for piece in pieces))
+        return Tokens(encoded["input_ids"], np.array(lengths), np.array(unknown), self.max_length)
 
     def probabilities(self, tokens: Tokens) -> np.ndarray:
         """The probability of positive of each text, (n,)."""
         return predict_tokens(self.model, tokens.ids, self.device)
+
+
+class Parts:
+    """Parts of a measurement in a file, a JSON line each, so that a killed one goes on where it was.
+
+    Args:
+        output: the log that they are for; the file stands beside it.
+        identity: all that the parts depend on; with another identity it is another file.
+    """
+
+    def __init__(self, output: Path, identity: Sequence[str]):
+        digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).hexdigest()
+        self.path = output.with_name(f"{output.stem}-{digest[:12]}.part.jsonl")
+        self.found: dict[str, dict] = {}
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]
+        for line in whole:
+            self.found |= json.loads(line)
+        if len(whole) < len(lines):
+            # The last line of a killed process.
+            write_text(self.path, "".join(whole))
+
+    def remember(self, name: str, compute: Callable[[], dict]) -> dict:
+        """The part of that name: the one in the file, or else computed and written."""
+        if name not in self.found:
+            line = json.dumps({name: compute()}, allow_nan=False)
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+            self.found |= json.loads(line)
+        return self.found[name]
 
 
 # ---------------------------------------------------------------- statistics
@@ -225,6 +264,7 @@ def measure(
     seed: int = 0,
     examples: int = 2,
     report: Callable[[str], None] = lambda line: None,
+    remember: Callable[[str, Callable[[], dict]], dict] = lambda name, compute: compute(),
 ) -> dict:
     """Every model on every condition.
 
@@ -236,6 +276,7 @@ def measure(
         seed: of the perturbations.
         examples: how many flipped reviews to keep of each model and condition, those of the largest change first.
         report: gets a line a condition.
+        remember: gives the part of that name, computed or from before (`Parts`).
 
     Returns:
         What the JSON log holds: `models`, `rows` (one a model and condition), `mechanisms` (one a condition and
@@ -243,28 +284,22 @@ def measure(
     """
     labels = np.asarray(labels)
     clean = {model.key: model.encode(texts) for model in models}
-    before = {model.label: model.probabilities(clean[model.key]) for model in models}
-    rows, mechanisms, kept = [], [], []
+    found = remember("clean", lambda: {m.label: m.probabilities(clean[m.key]).tolist() for m in models})
+    before = {label: np.array(probabilities) for label, probabilities in found.items()}
+    parts = []
     for condition in conditions:
-        perturbed = perturb(texts, condition.names, condition.amount, seed)
-        damaged = {model.key: model.encode(perturbed) for model in models}
-        where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
-        for key, tokens in damaged.items():
-            mechanisms.append({**where, **mechanism(texts, perturbed, clean[key], tokens)})
-        changed = np.array([a != b for a, b in zip(texts, perturbed, strict=True)])
-        for model in models:
-            after = read_changed(model, clean[model.key], damaged[model.key], before[model.label])
-            row = {"model": model.label, "experiment": model.experiment, **where}
-            row |= compare(before[model.label], after, labels)
-            if condition.kind == "directional":
-                expects = PERTURBATIONS[condition.names[0]].expects
-                row |= turned(before[model.label], after, labels, changed, expects)
-            rows.append(row)
-            kept += flipped(row, texts, perturbed, labels, before[model.label], after, examples)
-        report(
-            f"{condition.label} {condition.amount:g}: "
-            + " ".join(f"{100 * r['drop']:+.1f}" for r in rows[-len(models) :])
+        parts.append(
+            remember(
+                f"{condition.label} {condition.amount:g}",
+                lambda condition=condition: measure_one(
+                    models, texts, labels, clean, before, condition, seed, examples
+                ),
+            )
         )
+        report(
+            f"{condition.label} {condition.amount:g}: " + " ".join(f"{100 * r['drop']:+.1f}" for r in parts[-1]["rows"])
+        )
+    rows, mechanisms, kept = ([item for part in parts for item in part[key]] for key in PART_KEYS)
     for row, adjusted in zip(rows, false_discovery_control([row["mcnemar_p"] for row in rows]), strict=True):
         row["adjusted_p"] = float(adjusted)
     described = [
@@ -286,6 +321,34 @@ def measure(
         "mechanisms": mechanisms,
         "examples": kept,
     }
+
+
+def measure_one(
+    models: Sequence[TrainedModel],
+    texts: Sequence[str],
+    labels: np.ndarray,
+    clean: dict,
+    before: dict[str, np.ndarray],
+    condition: Condition,
+    seed: int,
+    examples: int,
+) -> dict:
+    """The part of `measure` that is one condition's; `clean` are the texts' tokens by tokenizer."""
+    perturbed = perturb(texts, condition.names, condition.amount, seed)
+    damaged = {model.key: model.encode(perturbed) for model in models}
+    where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
+    mechanisms = [{**where, **mechanism(texts, perturbed, clean[key], tokens)} for key, tokens in damaged.items()]
+    changed = np.array([a != b for a, b in zip(texts, perturbed, strict=True)])
+    rows, kept = [], []
+    for model in models:
+        after = read_changed(model, clean[model.key], damaged[model.key], before[model.label])
+        row = {"model": model.label, "experiment": model.experiment, **where}
+        row |= compare(before[model.label], after, labels)
+        if condition.kind == "directional":
+            row |= turned(before[model.label], after, labels, changed, PERTURBATIONS[condition.names[0]].expects)
+        rows.append(row)
+        kept += flipped(row, texts, perturbed, labels, before[model.label], after, examples)
+    return {"rows": rows, "mechanisms": mechanisms, "examples": kept}
 
 
 def read_changed(model: TrainedModel, clean: Tokens, damaged: Tokens, before: np.ndarray) -> np.ndarray:
@@ -333,7 +396,7 @@ def mark_changes(before: str, after: str) -> str:
     return " ".join(marked)
 
 
-def shorten(text: str, limit: int = 600) -> str:
+def shorten(text: str, limit: int = 300) -> str:
     """A text cut at a word, for the log."""
     return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
 
@@ -544,10 +607,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models = [TrainedModel(run_dir) for run_dir in options.run_dirs]
         texts, labels = reviews_of(options.run_dirs[0], options.data, options.reviews)
         conditions = all_conditions(options.severities)
-        found = measure(models, texts, labels, conditions, options.seed, report=lambda line: print(line, flush=True))
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        code = [Path(module).read_text() for module in (__file__, perturbations.__file__)]
+        weights = [model.label + model.weights for model in models]
+        identity = [*code, *weights, *texts, str(labels.tolist()), str(options.seed)]
+        parts = Parts(options.output, identity)
+        found = measure(models, texts, labels, conditions, options.seed, report=tell, remember=parts.remember)
         some, their_labels = texts[: options.attack], labels[: options.attack]
         found["attacks"] = [
-            attack(m, some, their_labels, options.budget, options.seed) for m in models if options.attack
+            parts.remember(
+                f"attack {model.label} {options.attack} {options.budget}",
+                lambda model=model: attack(model, some, their_labels, options.budget, options.seed),
+            )
+            for model in models
+            if options.attack
         ]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -555,7 +628,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found["conditions"] = [asdict(condition) for condition in conditions]
     write_text(options.output, json.dumps(found, indent=1, allow_nan=False) + "\n")
     write_figures(found, options.output.parent)
+    parts.path.unlink(missing_ok=True)
     return 0
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def write_figures(found: dict, folder: Path) -> None:

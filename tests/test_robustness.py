@@ -196,6 +196,49 @@ def test_the_command_writes_a_log_and_figures(trained, tmp_path, capsys):
     assert re.search(r"qwerty 0.5: [+-]", capsys.readouterr().out)
 
 
+def test_a_measurement_that_was_killed_goes_on_where_it_was(trained, tmp_path, monkeypatch):
+    options = ["--severities", "0.5", "--reviews", "16", "--attack", "4", "--budget", "1", "--output"]
+    whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
+    assert main([*map(str, trained), *options, str(whole)]) == 0
+    measured, measure_one = [], robustness.measure_one
+
+    def one_after_the_other(*arguments):
+        if len(measured) == 9:
+            raise KeyboardInterrupt
+        measured.append(arguments)
+        return measure_one(*arguments)
+
+    monkeypatch.setattr(robustness, "measure_one", one_after_the_other)
+    with pytest.raises(KeyboardInterrupt):
+        main([*map(str, trained), *options, str(killed)])
+    (part,) = tmp_path.glob("*.part.jsonl")
+    with part.open("a") as file:
+        file.write('{"half of a li')
+    monkeypatch.setattr(robustness, "measure_one", lambda *arguments: measured.append(1) or measure_one(*arguments))
+    assert main([*map(str, trained), *options, str(killed)]) == 0
+    assert len(measured) == len(all_conditions([0.5]))
+    assert killed.read_text() == whole.read_text()
+    assert not part.exists()
+
+
+def test_parts_of_another_measurement_are_not_taken(tmp_path):
+    one, other = (robustness.Parts(tmp_path / "x.json", identity) for identity in (["a", "bc"], ["ab", "c"]))
+    assert one.remember("part", lambda: {"value": 1}) == {"value": 1}
+    assert other.remember("part", lambda: {"value": 2}) == {"value": 2}
+    again = robustness.Parts(tmp_path / "x.json", ["a", "bc"])
+    assert again.remember("part", lambda: {"value": 3}) == {"value": 1}
+
+
+def test_tokens_beyond_the_cut_are_counted(models):
+    texts = ["one two", "word " * 60, "☃ " * 60, ""]
+    tokens = models[0].encode(texts)
+    whole = models[0].tokenizer(texts)["input_ids"]
+    assert tokens.lengths.tolist() == [len(ids) for ids in whole]
+    assert tokens.unknown.tolist() == [ids.count(models[0].tokenizer.unk_token_id) for ids in whole]
+    assert tokens.unknown[2] == 60 > models[0].max_length
+    assert max(map(len, tokens.ids)) == models[0].max_length
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
