@@ -6,57 +6,15 @@ Reads what `train.py` left in the run folders, and nothing else.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 from config import InputError
-
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Run:
-    """A complete run: its summary and its evaluations in order."""
-
-    folder: Path
-    summary: dict
-    metrics: list[dict]
-
-    @property
-    def label(self) -> str:
-        """`4 lstm_attention`"""
-        return f"{self.summary['experiment']} {self.summary['name']}"
-
-
-def load_runs(folder: str | Path) -> list[Run]:
-    """The complete runs directly inside a folder, sorted by experiment.
-
-    Raises:
-        InputError: there is none, or a log can't be read.
-    """
-    runs = [load_run(path.parent) for path in sorted(Path(folder).glob("*/summary.json"))]
-    if not runs:
-        raise InputError(f"{folder}: no complete run (*/summary.json); train some first, for example with `make run`")
-    return sorted(runs, key=lambda run: (run.summary["experiment"], run.summary["seed"]))
-
-
-def load_run(folder: Path) -> Run:
-    """One run folder."""
-    path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text())
-        path = folder / "metrics.jsonl"
-        metrics = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as a log of train.py ({error})") from None
-    return Run(folder, summary, metrics)
-
+from evidence import GIB, Run, load_runs
+from figures import learning_curves
 
 COLUMNS = (
     ("#", lambda s: str(s["experiment"])),
@@ -110,35 +68,6 @@ def table_caption(runs: list[Run]) -> str:
         "model kept at that point. Times are wall-clock, evaluation apart from training. Memory: "
         f"{memory}, averaged over the steps after the first ones."
     )
-
-
-def learning_curves(runs: list[Run]) -> Figure:
-    """Train loss, validation loss and validation accuracy over training iterations, a line an experiment."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
-    panels = (
-        ("train_loss", "training loss (nats)", 1),
-        ("validation_loss", "validation loss (nats)", 1),
-        ("validation_accuracy", "validation accuracy (%)", 100),
-    )
-    colors = plt.get_cmap("tab10").colors
-    for axis, (key, title, scale) in zip(axes, panels, strict=True):
-        for run in runs:
-            color = colors[(run.summary["experiment"] - 1) % len(colors)]
-            steps = [line["step"] for line in run.metrics]
-            values = [scale * line[key] for line in run.metrics]
-            axis.plot(steps, values, marker="o", markersize=3, linewidth=1.5, color=color, label=run.label)
-        axis.set(xlabel="training iteration (step)", ylabel=title, title=title[:1].upper() + title[1:])
-        axis.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    return figure
-
-
-CURVES_CAPTION = (
-    "Learning curves of the experiments. A point is an evaluation. Training loss: mean over the reviews seen since "
-    "the evaluation before, with dropout on, so it may stand above the validation loss, which is without. Iterations "
-    "are steps of the optimiser; every experiment sees the same reviews in the same batches."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

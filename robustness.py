@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import binomtest, false_discovery_control, norm
+from scipy.stats import false_discovery_control
 
 import perturbations
 from checkpoint import write_text
@@ -29,6 +29,7 @@ from devices import device_name, pick_device
 from models import load_model
 from perturbations import EIGHT, PERTURBATIONS, WORD, how_many, perturb, random_numbers, replace_spans
 from predict import predict_tokens
+from significance import mcnemar_p, paired_interval
 
 SEVERITIES = (0.15, 0.4, 0.8)
 SIGNIFICANT = 0.05
@@ -164,29 +165,7 @@ class Parts:
         return self.found[name]
 
 
-# ---------------------------------------------------------------- statistics
-
-
-def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a difference of paired shares, (lost - won) / count (Bonett & Price 2012, eq. 3).
-
-    Half a review is added to each kind of change, so that the interval has a width even if nothing changed.
-
-    Args:
-        lost: reviews right before and wrong after.
-        won: wrong before and right after.
-        count: all reviews.
-        level: of confidence.
-    """
-    p_lost, p_won = (lost + 1) / (count + 2), (won + 1) / (count + 2)
-    half = norm.ppf((1 + level) / 2) * np.sqrt((p_lost + p_won - (p_lost - p_won) ** 2) / (count + 2))
-    middle = p_lost - p_won
-    return max(-1.0, float(middle - half)), min(1.0, float(middle + half))
-
-
-def mcnemar_p(lost: int, won: int) -> float:
-    """McNemar's exact p: of the reviews that changed, are as many lost as won? 1 where none changed."""
-    return binomtest(lost, lost + won).pvalue if lost + won else 1.0
+# ---------------------------------------------------------------- what a perturbation does to a model
 
 
 def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict:

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from config import InputError
-from report import learning_curves, load_runs, main, results_table, table_caption
+from evidence import load_runs
+from figures import learning_curves
+from report import main, results_table, table_caption
 
 
 def write_run(folder, experiment: int, validation: float, seed: int = 0) -> None:

@@ -1,14 +1,13 @@
 """robustness.py: the statistics against libraries and simulations, the measurement on small trained models."""
 
 import json
-import math
 import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from scipy.stats import binom, false_discovery_control
+from scipy.stats import false_discovery_control
 
 import robustness
 from data import load_reviews
@@ -21,38 +20,12 @@ from robustness import (
     compare,
     main,
     mark_changes,
-    mcnemar_p,
     measure,
-    paired_interval,
     turned,
 )
 from train import run
 
-# ---------------------------------------------------------------- statistics
-
-
-@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 5), (7, 3), (40, 12), (12, 40), (25, 25)])
-def test_mcnemar_is_the_exact_binomial_test(lost, won):
-    count = lost + won
-    expected = min(1.0, 2 * binom.cdf(min(lost, won), count, 0.5)) if count else 1.0
-    assert mcnemar_p(lost, won) == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_interval_is_the_published_formula():
-    """By hand for 9 lost, 3 won of 50: (10 - 4) / 52 and its standard error."""
-    low, high = paired_interval(9, 3, 50)
-    half = 1.959963984540054 * math.sqrt((10 / 52 + 4 / 52 - (6 / 52) ** 2) / 52)
-    assert (low, high) == pytest.approx((6 / 52 - half, 6 / 52 + half), abs=1e-12)
-
-
-@pytest.mark.parametrize(("p_lost", "p_won", "count"), [(0.1, 0.04, 200), (0.02, 0.02, 500), (0.3, 0.1, 100)])
-def test_the_interval_covers_the_truth_in_95_of_100_simulations(p_lost, p_won, count):
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(count, [p_lost, p_won, 1 - p_lost - p_won], size=2000)
-    covered = [
-        low <= p_lost - p_won <= high for low, high in (paired_interval(int(b), int(c), count) for b, c, _ in draws)
-    ]
-    assert abs(np.mean(covered) - 0.95) <= 0.015
+# ---------------------------------------------------------------- comparisons
 
 
 def test_a_comparison_by_hand():

@@ -1,0 +1,332 @@
+"""What the logs bear: comparisons on the same reviews, seeds, cost and its frontier, how the curves behave.
+
+Everything here is computed from what runs have left (`summary.json`, `metrics.jsonl`, `test_predictions.csv`); the
+written report, README and the notebook take their numbers from `facts`.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import false_discovery_control, ttest_ind
+
+from config import InputError, load_yaml
+from significance import mcnemar_p, paired_interval, share_interval
+
+GIB = 2**30
+SIGNIFICANT = 0.05
+# Asked of the report: each pair's later experiment against the one that it builds on.
+PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
+COSTS = ("train_seconds", "steady_memory_bytes", "parameters")
+
+
+# ---------------------------------------------------------------- logs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run: its summary and its evaluations in order."""
+
+    folder: Path
+    summary: dict
+    metrics: list[dict]
+
+    @property
+    def label(self) -> str:
+        """`4 lstm_attention`"""
+        return f"{self.summary['experiment']} {self.summary['name']}"
+
+    @property
+    def key(self) -> str:
+        """What its folder's name begins with: `4` of `4_lstm_attention`, `8t` of `8t_bert_thawed`."""
+        return self.folder.name.partition("_")[0]
+
+    def settings(self) -> dict:
+        """Its config.yaml."""
+        return load_yaml((self.folder / "config.yaml").read_text())
+
+
+def load_runs(folder: str | Path) -> list[Run]:
+    """The complete runs directly inside a folder, sorted by experiment.
+
+    Raises:
+        InputError: there is none, or a log can't be read.
+    """
+    runs = [load_run(path.parent) for path in sorted(Path(folder).glob("*/summary.json"))]
+    if not runs:
+        raise InputError(f"{folder}: no complete run (*/summary.json); train some first, for example with `make run`")
+    return sorted(runs, key=lambda run: (run.summary["experiment"], run.summary["seed"]))
+
+
+def load_run(folder: Path) -> Run:
+    """One run folder."""
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+        path = folder / "metrics.jsonl"
+        metrics = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as a log of train.py ({error})") from None
+    return Run(folder, summary, metrics)
+
+
+# ---------------------------------------------------------------- predictions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same reviews; accuracies are shares.
+
+    `difference` is that of `first` less that of `second`, with a 95% interval (`paired_interval`); `p` is McNemar's,
+    `adjusted_p` after Benjamini and Hochberg's correction over all comparisons of a report.
+    """
+
+    first: str
+    second: str
+    reviews: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    adjusted_p: float = 1.0
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown at all."""
+        return self.adjusted_p < SIGNIFICANT
+
+    def verdict(self, names: dict[str, str] | None = None) -> str:
+        """The comparison in a sentence, whichever way it came out."""
+        first, second = ((names or {}).get(key, f"experiment {key}") for key in (self.first, self.second))
+        points = (
+            f"95% interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, adjusted p {p_text(self.adjusted_p)}, "
+            f"{self.reviews:,} test reviews"
+        )
+        if not self.shown:
+            return (
+                f"no difference between {first} and {second} is shown ({100 * self.difference:+.1f} points; {points})"
+            )
+        way = "ahead of" if self.difference > 0 else "behind"
+        return f"{first} is {way} {second} by {abs(100 * self.difference):.1f} points ({points})"
+
+
+def p_text(p: float) -> str:
+    """`0.034`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in the source, labels and probabilities of positive, each (n,).
+
+    Raises:
+        InputError: the file is missing or has other columns.
+    """
+    try:
+        with path.open(newline="") as file:
+            lines = [
+                (int(line["row"]), int(line["label"]), float(line["probability"])) for line in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not the predictions of a run ({error!r}); expected row,label,probability") from None
+    rows, labels, probabilities = map(np.array, zip(*lines, strict=True))
+    return rows, labels, probabilities
+
+
+def right(run: Run, split: str = "test") -> np.ndarray:
+    """(n,) whether each review of a split was labelled right."""
+    _, labels, probabilities = read_predictions(run.folder / f"{split}_predictions.csv")
+    return (probabilities >= 0.5) == labels
+
+
+def compare_runs(first: Run, second: Run) -> Comparison:
+    """A paired comparison on the test split.
+
+    Raises:
+        InputError: the runs were tested on different reviews.
+    """
+    one, other = (read_predictions(run.folder / "test_predictions.csv") for run in (first, second))
+    if not (np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])):
+        raise InputError(f"{first.folder} and {second.folder} were tested on different reviews: nothing to pair")
+    a, b = (((p >= 0.5) == labels) for _, labels, p in (one, other))
+    won, lost = int((a & ~b).sum()), int((~a & b).sum())
+    low, high = paired_interval(won, lost, len(a))
+    return Comparison(first.key, second.key, len(a), (won - lost) / len(a), low, high, mcnemar_p(won, lost))
+
+
+def compare_all(runs: dict[str, Run], pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
+    """`"4-3"` -> comparison, for the pairs of which both are there, p corrected over all of them."""
+    found = [compare_runs(runs[a], runs[b]) for a, b in dict.fromkeys(pairs) if a in runs and b in runs]
+    adjusted = false_discovery_control([c.p for c in found]) if found else []
+    return {
+        f"{c.first}-{c.second}": Comparison(**{**asdict(c), "adjusted_p": float(p)})
+        for c, p in zip(found, adjusted, strict=True)
+    }
+
+
+# ---------------------------------------------------------------- one run
+
+
+def curve_facts(run: Run) -> dict:
+    """How a learning curve behaves: loss regained after its minimum (nats), gap between training and validation
+    accuracy at the end, largest fall of validation accuracy between two evaluations, whether the end was the best."""
+    losses = [line["validation_loss"] for line in run.metrics]
+    accuracies = [line["validation_accuracy"] for line in run.metrics]
+    falls = [before - after for before, after in zip(accuracies, accuracies[1:], strict=False)]
+    return {
+        "loss_regained": losses[-1] - min(losses),
+        "gap": run.metrics[-1]["train_accuracy"] - accuracies[-1],
+        "largest_fall": max([0.0, *falls]),
+        "best_at_share": run.summary["best_validation_step"] / run.metrics[-1]["step"],
+        "first_accuracy": accuracies[0],
+        "evaluations": len(accuracies),
+    }
+
+
+def run_facts(run: Run) -> dict:
+    """The figures of one run that a report speaks of."""
+    summary = run.summary
+    hits = right(run)
+    keys = (
+        *("experiment", "name", "architecture", "parameters", "train_accuracy", "best_validation_accuracy"),
+        *("test_accuracy", "train_seconds", "evaluation_seconds", "steady_memory_bytes", "seed", "device"),
+    )
+    return {
+        "key": run.key,
+        **{key: summary[key] for key in keys},
+        "epochs": summary.get("epochs"),
+        "test_interval": share_interval(int(hits.sum()), len(hits)),
+        **(curve_facts(run) if run.summary["experiment"] else {}),
+    }
+
+
+def frontier(found: Sequence[dict], cost: str) -> list[str]:
+    """Keys of the runs that none beats in validation accuracy at no more cost, cheapest first."""
+    ordered = sorted(found, key=lambda facts: (facts[cost], -facts["best_validation_accuracy"]))
+    keys, best = [], -1.0
+    for facts in ordered:
+        if facts["best_validation_accuracy"] > best:
+            keys.append(facts["key"])
+            best = facts["best_validation_accuracy"]
+    return keys
+
+
+# ---------------------------------------------------------------- seeds
+
+
+def seed_facts(runs: Sequence[Run]) -> dict[str, dict]:
+    """By experiment: accuracies of its seeds and their standard deviation; experiments with one seed are left out."""
+    found = {}
+    for key in dict.fromkeys(run.key for run in runs):
+        same = [run for run in runs if run.key == key]
+        if len({run.summary["seed"] for run in same}) > 1:
+            test = [run.summary["test_accuracy"] for run in same]
+            validation = [run.summary["best_validation_accuracy"] for run in same]
+            found[key] = {
+                "seeds": [run.summary["seed"] for run in same],
+                "test": test,
+                "validation": validation,
+                "test_mean": float(np.mean(test)),
+                "test_deviation": float(np.std(test, ddof=1)),
+            }
+    return found
+
+
+def seeds_apart(first: dict, second: dict) -> dict:
+    """Whether two experiments differ by more than their seeds: Welch's interval of the difference of means."""
+    result = ttest_ind(first["test"], second["test"], equal_var=False)
+    interval = result.confidence_interval(0.95)
+    return {
+        "difference": first["test_mean"] - second["test_mean"],
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "p": float(result.pvalue),
+    }
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def facts(folder: Path, memory: Path) -> dict:
+    """All that the report says in numbers, as JSON.
+
+    Args:
+        folder: holds `imdb/` (the comparison), and where they were made `seeds/`, `trials/`, `yelp_sample/`,
+            `transfer.json` and `robustness.json`.
+        memory: the rows of benchmarks/memory.py.
+
+    Raises:
+        InputError: a log that is needed is missing or can't be read.
+    """
+    runs = {run.key: run for run in load_runs(folder / "imdb")}
+    described = {key: run_facts(run) for key, run in runs.items()}
+    neural = [d for d in described.values() if d["experiment"]]
+    scratch = [d for d in neural if d["experiment"] < 8]
+    ranked = sorted(neural, key=lambda d: -d["best_validation_accuracy"])
+    best_scratch = max(scratch, key=lambda d: d["best_validation_accuracy"])["key"]
+    pairs = [*PAIRS, (ranked[0]["key"], ranked[1]["key"]), ("8t", "8"), (best_scratch, "0"), (ranked[0]["key"], "0")]
+    compared = compare_all(runs, pairs)
+    seeds = seed_facts([*runs.values(), *load_optional(folder / "seeds")])
+    found = {
+        "runs": described,
+        "data": runs[ranked[0]["key"]].summary["data"],
+        "devices": sorted({run.summary["device"] for run in runs.values()}),
+        "ranking": [d["key"] for d in ranked],
+        "best": ranked[0]["key"],
+        "second": ranked[1]["key"],
+        "best_scratch": best_scratch,
+        "fastest": min(neural, key=lambda d: d["train_seconds"])["key"],
+        "smallest_gap": min(neural, key=lambda d: abs(d["gap"]))["key"],
+        "comparisons": {key: {**asdict(c), "shown": c.shown, "verdict": c.verdict()} for key, c in compared.items()},
+        "frontiers": {cost: frontier(neural, cost) for cost in COSTS},
+        "seeds": seeds,
+        "seeds_apart": {f"{a}-{b}": seeds_apart(seeds[a], seeds[b]) for a, b in PAIRS if a in seeds and b in seeds},
+        "memory": read_json_list(memory),
+        "trials": [trial_facts(run) for run in load_optional(folder / "trials")],
+        "yelp": {run.key: run_facts(run) for run in load_optional(folder / "yelp_sample")},
+    }
+    for name in ("transfer", "robustness"):
+        path = folder / f"{name}.json"
+        if path.is_file():
+            found[name] = read_json_list(path)
+    return found
+
+
+def load_optional(folder: Path) -> list[Run]:
+    """The runs of a folder, none where it is missing."""
+    return load_runs(folder) if folder.is_dir() else []
+
+
+def trial_facts(run: Run) -> dict:
+    """What a trial at a small scale was of, and its validation accuracy."""
+    settings = run.settings()
+    return {
+        "name": run.summary["name"],
+        "key": run.key,
+        "learning_rate": settings["train"]["learning_rate"],
+        "schedule": settings["train"]["schedule"],
+        "batch_size": settings["train"]["batch_size"],
+        "train": run.summary["data"]["train"],
+        "epochs": run.summary["epochs"],
+        "validation": run.summary["best_validation_accuracy"],
+    }
+
+
+def read_json_list(path: Path) -> list | dict:
+    """A JSON file that another command has written; raises InputError."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from None
+
+
+def mebibytes(count: float) -> str:
+    """`1,234`, of bytes."""
+    return f"{count / 2**20:,.0f}"
+
+
+def gibibytes(count: float) -> str:
+    """`1.23`, of bytes."""
+    return f"{count / GIB:.2f}"

@@ -1,0 +1,163 @@
+"""The report's figures, drawn from what `evidence.py` found in the logs."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from evidence import GIB, Run
+
+FLOOR = "0.45"
+
+
+def color_of(experiment: int) -> tuple:
+    """The same colour in every figure; grey for the floor."""
+    return plt.get_cmap("tab10").colors[(experiment - 1) % 10] if experiment else (0.45, 0.45, 0.45)
+
+
+def learning_curves(runs: list[Run]) -> Figure:
+    """Train loss, validation loss and validation accuracy over training iterations, a line an experiment."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
+    panels = (
+        ("train_loss", "training loss (nats)", 1),
+        ("validation_loss", "validation loss (nats)", 1),
+        ("validation_accuracy", "validation accuracy (%)", 100),
+    )
+    floors = [run for run in runs if not run.summary["experiment"]]
+    for axis, (key, title, scale) in zip(axes, panels, strict=True):
+        for run in runs:
+            if run in floors:
+                continue
+            # A variant of an experiment has its colour, dashed.
+            style = "--" if run.key != str(run.summary["experiment"]) and run.key[:1].isdigit() else "-"
+            steps = [line["step"] for line in run.metrics]
+            values = [scale * line[key] for line in run.metrics]
+            color = color_of(run.summary["experiment"])
+            axis.plot(steps, values, style, marker="o", markersize=3, linewidth=1.5, color=color, label=run.label)
+        for run in floors[:1] if key == "validation_accuracy" else []:
+            axis.axhline(100 * run.summary["best_validation_accuracy"], color=FLOOR, linestyle=":", linewidth=1.2)
+        axis.set(xlabel="training iteration (step)", ylabel=title, title=title[:1].upper() + title[1:])
+        axis.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+CURVES_CAPTION = (
+    "Learning curves of the experiments. A point is an evaluation. Training loss: mean over the reviews seen since "
+    "the evaluation before, with dropout on, so it may stand above the validation loss, which is without. Iterations "
+    "are steps of the optimiser; every experiment sees the same reviews in the same batches."
+)
+
+
+def accuracies(facts: dict) -> Figure:
+    """Validation and test accuracy of each run, the test with its 95% interval; the floor as a dashed line."""
+    runs = list(facts["runs"].values())
+    figure, axis = plt.subplots(figsize=(8, 0.42 * len(runs) + 1.4), layout="constrained")
+    for row, run in enumerate(runs):
+        low, high = (100 * end for end in run["test_interval"])
+        color = color_of(run["experiment"])
+        axis.plot([low, high], [row, row], color=color, linewidth=2)
+        axis.plot(100 * run["test_accuracy"], row, "o", color=color)
+        axis.plot(100 * run["best_validation_accuracy"], row, "D", markerfacecolor="white", color=color)
+    if "0" in facts["runs"]:
+        axis.axvline(100 * facts["runs"]["0"]["test_accuracy"], color=FLOOR, linestyle="--", linewidth=1)
+    axis.plot([], [], "ko", label="test, with 95% interval")
+    axis.plot([], [], "kD", markerfacecolor="white", label="best validation")
+    axis.set_yticks(range(len(runs)), [f"{run['key']} {run['name']}" for run in runs])
+    axis.invert_yaxis()
+    axis.set(xlabel="accuracy (%)", title="Accuracy of the runs")
+    axis.grid(alpha=0.3, axis="x")
+    axis.legend(loc="lower left", fontsize=8)
+    return figure
+
+
+COST_AXES = (
+    ("train_seconds", "training time (s)", 1),
+    ("steady_memory_bytes", "memory (GiB)", GIB),
+    ("parameters", "parameters (millions)", 1e6),
+)
+
+
+def costs(facts: dict) -> Figure:
+    """Validation accuracy over training time, memory and parameters; the frontier is drawn through the runs that no
+    other beats at the same cost or less."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained", sharey=True)
+    runs = {key: run for key, run in facts["runs"].items() if run["experiment"]}
+    for axis, (key, title, unit) in zip(axes, COST_AXES, strict=True):
+        front = [runs[name] for name in facts["frontiers"][key]]
+        xs, ys = (
+            [run[what] / scale for run in front] for what, scale in ((key, unit), ("best_validation_accuracy", 0.01))
+        )
+        axis.plot(xs, ys, color="0.6", linewidth=1.2, drawstyle="steps-post", zorder=1)
+        for run in runs.values():
+            x, y = run[key] / unit, 100 * run["best_validation_accuracy"]
+            axis.scatter(x, y, s=45, color=color_of(run["experiment"]), zorder=2)
+            axis.annotate(run["key"], (x, y), textcoords="offset points", xytext=(6, 4), fontsize=10)
+        if "0" in facts["runs"]:
+            floor = 100 * facts["runs"]["0"]["best_validation_accuracy"]
+            axis.axhline(floor, color=FLOOR, linestyle="--", linewidth=1)
+        axis.set(xlabel=title)
+        axis.margins(x=0.1, y=0.1)
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="best validation accuracy (%)")
+    axes[0].set_xscale("log")
+    figure.suptitle("Accuracy and its cost")
+    return figure
+
+
+def comparisons(facts: dict) -> Figure:
+    """Paired differences of test accuracy with their 95% intervals."""
+    found = list(facts["comparisons"].values())
+    figure, axis = plt.subplots(figsize=(8, 0.42 * len(found) + 1.4), layout="constrained")
+    for row, c in enumerate(found):
+        color = "tab:blue" if c["shown"] else "0.55"
+        axis.plot([100 * c["low"], 100 * c["high"]], [row, row], color=color, linewidth=2)
+        axis.plot(100 * c["difference"], row, "o", color=color)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(found)), [f"{c['first']} less {c['second']}" for c in found])
+    axis.invert_yaxis()
+    axis.set(xlabel="difference of test accuracy (points)", title="The same reviews, two models")
+    axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+MEMORY_PARTS = (
+    ("libraries_bytes", "interpreter and libraries"),
+    ("weights_bytes", "weights"),
+    ("gradients_bytes", "gradients"),
+    ("optimizer_bytes", "AdamW's moments"),
+    ("saved_bytes", "kept for the backward pass"),
+)
+
+
+def memory(facts: dict) -> Figure:
+    """What a step keeps by arithmetic, stacked, beside the resident memory that was measured."""
+    rows = [row for row in facts["memory"] if str(row["experiment"]) in facts["runs"]]
+    figure, axis = plt.subplots(figsize=(9, 4.4), layout="constrained")
+    bottom = np.zeros(len(rows))
+    for key, title in MEMORY_PARTS:
+        sizes = np.array([row[key] / GIB for row in rows])
+        axis.bar(range(len(rows)), sizes, bottom=bottom, label=title, width=0.6)
+        bottom += sizes
+    measured = [facts["runs"][str(row["experiment"])]["steady_memory_bytes"] / GIB for row in rows]
+    axis.plot(range(len(rows)), measured, "k_", markersize=28, markeredgewidth=2, label="measured, mean of the steps")
+    axis.set_xticks(range(len(rows)), [f"{row['experiment']} {row['name']}" for row in rows], rotation=20, ha="right")
+    axis.set(ylabel="memory (GiB)", title="Memory by arithmetic and as measured")
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def seeds(facts: dict) -> Figure:
+    """Test accuracy of each seed."""
+    figure, axis = plt.subplots(figsize=(6, 0.5 * len(facts["seeds"]) + 1.6), layout="constrained")
+    for row, (key, found) in enumerate(facts["seeds"].items()):
+        run = facts["runs"][key]
+        axis.plot([100 * a for a in found["test"]], [row] * len(found["test"]), "o", color=color_of(run["experiment"]))
+        axis.plot(100 * found["test_mean"], row, "|", color="black", markersize=16)
+    axis.set_yticks(range(len(facts["seeds"])), [f"{k} {facts['runs'][k]['name']}" for k in facts["seeds"]])
+    axis.invert_yaxis()
+    axis.margins(y=0.3)
+    axis.set(xlabel="test accuracy (%)", title="The same experiment, other seeds")
+    axis.grid(alpha=0.3, axis="x")
+    return figure

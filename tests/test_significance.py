@@ -1,0 +1,41 @@
+"""significance.py: against scipy on the same counts, by hand, and over simulations."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from significance import mcnemar_p, paired_interval, share_interval
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 5), (7, 3), (40, 12), (12, 40), (25, 25)])
+def test_mcnemar_is_the_exact_binomial_test(lost, won):
+    count = lost + won
+    expected = min(1.0, 2 * binom.cdf(min(lost, won), count, 0.5)) if count else 1.0
+    assert mcnemar_p(lost, won) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_is_the_published_formula():
+    """By hand for 9 lost, 3 won of 50: (10 - 4) / 52 and its standard error."""
+    low, high = paired_interval(9, 3, 50)
+    half = 1.959963984540054 * math.sqrt((10 / 52 + 4 / 52 - (6 / 52) ** 2) / 52)
+    assert (low, high) == pytest.approx((6 / 52 - half, 6 / 52 + half), abs=1e-12)
+
+
+@pytest.mark.parametrize(("p_lost", "p_won", "count"), [(0.1, 0.04, 200), (0.02, 0.02, 500), (0.3, 0.1, 100)])
+def test_the_interval_covers_the_truth_in_95_of_100_simulations(p_lost, p_won, count):
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(count, [p_lost, p_won, 1 - p_lost - p_won], size=2000)
+    covered = [
+        low <= p_lost - p_won <= high for low, high in (paired_interval(int(b), int(c), count) for b, c, _ in draws)
+    ]
+    assert abs(np.mean(covered) - 0.95) <= 0.015
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (450, 500), (1, 3)])
+def test_the_interval_of_a_share_solves_its_score_equation(hits, count):
+    """At both ends (Wilson 1927) the observed share is 1.96 standard errors away, that of the end itself."""
+    for end in share_interval(hits, count):
+        distance = abs(hits / count - end)
+        assert distance == pytest.approx(norm.ppf(0.975) * math.sqrt(end * (1 - end) / count), abs=1e-9)
