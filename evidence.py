@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import false_discovery_control, ttest_ind
@@ -41,8 +42,9 @@ class Run:
 
     @property
     def key(self) -> str:
-        """What its folder's name begins with: `4` of `4_lstm_attention`, `8t` of `8t_bert_thawed`."""
-        return self.folder.name.partition("_")[0]
+        """What its folder's name begins with, `8t` of `8t_bert_thawed`; its experiment where that is no number."""
+        prefix = self.folder.name.partition("_")[0]
+        return prefix if prefix[:1].isdigit() else str(self.summary["experiment"])
 
     def settings(self) -> dict:
         """Its config.yaml."""
@@ -253,8 +255,8 @@ def facts(folder: Path, memory: Path) -> dict:
     """All that the report says in numbers, as JSON.
 
     Args:
-        folder: holds `imdb/` (the comparison), and where they were made `seeds/`, `trials/`, `yelp_sample/`,
-            `transfer.json` and `robustness.json`.
+        folder: holds `imdb/` (the comparison) and `robustness.json`; where they were made also `seeds/`, `trials/`,
+            `yelp_sample/` and `transfer.json`.
         memory: the rows of benchmarks/memory.py.
 
     Raises:
@@ -283,15 +285,47 @@ def facts(folder: Path, memory: Path) -> dict:
         "frontiers": {cost: frontier(neural, cost) for cost in COSTS},
         "seeds": seeds,
         "seeds_apart": {f"{a}-{b}": seeds_apart(seeds[a], seeds[b]) for a, b in PAIRS if a in seeds and b in seeds},
-        "memory": read_json_list(memory),
+        "memory": read_json(memory),
+        "robustness": robustness_facts(read_json(folder / "robustness.json")),
         "trials": [trial_facts(run) for run in load_optional(folder / "trials")],
         "yelp": {run.key: run_facts(run) for run in load_optional(folder / "yelp_sample")},
     }
-    for name in ("transfer", "robustness"):
-        path = folder / f"{name}.json"
-        if path.is_file():
-            found[name] = read_json_list(path)
+    if (folder / "transfer.json").is_file():
+        found["transfer"] = read_json(folder / "transfer.json")
     return found
+
+
+def robustness_facts(found: dict) -> dict:
+    """What a log of `robustness.py` says, by condition, amount and experiment.
+
+    Returns:
+        `drops` and `mechanisms` nested so, `attacks`, and of each condition the `examples` whose probability changed
+        most.
+    """
+    experiments = {model["model"]: str(model["experiment"]) for model in found["models"]}
+    drops, mechanisms, examples = {}, {}, {}
+    for row in found["rows"]:
+        keys = ("accuracy", "drop", "adjusted_p", "flip_rate", "probability_change", "asked", "moved", "turned")
+        entry = {key: row[key] for key in keys if key in row}
+        entry |= {"low": row["drop_interval"][0], "high": row["drop_interval"][1]}
+        entry["shown"] = row["adjusted_p"] < SIGNIFICANT
+        by_amount = drops.setdefault(row["condition"], {}).setdefault(f"{row['amount']:g}", {})
+        by_amount[experiments[row["model"]]] = entry
+    for row in found["mechanisms"]:
+        mechanisms.setdefault(row["condition"], {})[f"{row['amount']:g}"] = row
+    for example in found["examples"]:
+        size = abs(example["probability_after"] - example["probability_before"])
+        kept = examples.get(example["condition"])
+        if kept is None or size > abs(kept["probability_after"] - kept["probability_before"]):
+            examples[example["condition"]] = example
+    return {
+        "reviews": found["reviews"],
+        "models": {experiments[model["model"]]: model for model in found["models"]},
+        "drops": drops,
+        "mechanisms": mechanisms,
+        "attacks": {experiments[attack["model"]]: attack for attack in found["attacks"]},
+        "examples": examples,
+    }
 
 
 def load_optional(folder: Path) -> list[Run]:
@@ -314,7 +348,7 @@ def trial_facts(run: Run) -> dict:
     }
 
 
-def read_json_list(path: Path) -> list | dict:
+def read_json(path: Path) -> Any:
     """A JSON file that another command has written; raises InputError."""
     try:
         return json.loads(path.read_text())

@@ -1,10 +1,12 @@
 """The report's figures, drawn from what `evidence.py` found in the logs."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from evidence import GIB, Run
+from evidence import GIB, SIGNIFICANT, Run
 
 FLOOR = "0.45"
 
@@ -28,7 +30,7 @@ def learning_curves(runs: list[Run]) -> Figure:
             if run in floors:
                 continue
             # A variant of an experiment has its colour, dashed.
-            style = "--" if run.key != str(run.summary["experiment"]) and run.key[:1].isdigit() else "-"
+            style = "-" if run.key == str(run.summary["experiment"]) else "--"
             steps = [line["step"] for line in run.metrics]
             values = [scale * line[key] for line in run.metrics]
             color = color_of(run.summary["experiment"])
@@ -160,4 +162,92 @@ def seeds(facts: dict) -> Figure:
     axis.margins(y=0.3)
     axis.set(xlabel="test accuracy (%)", title="The same experiment, other seeds")
     axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+# ---------------------------------------------------------------- robustness
+
+
+def heat_map(found: dict, amount: float | None = None) -> Figure:
+    """Loss of accuracy in points, models x conditions, at one amount (the largest); a star where it is significant."""
+    amount = amount if amount is not None else max(row["amount"] for row in found["rows"])
+    rows = {(r["condition"], r["model"]): r for r in found["rows"] if r["amount"] == amount}
+    names, models = list(dict.fromkeys(key[0] for key in rows)), [m["model"] for m in found["models"]]
+    values = np.array([[100 * rows[name, model]["drop"] for model in models] for name in names])
+    figure, axis = plt.subplots(figsize=(2.5 + 1.05 * len(models), 1.6 + 0.3 * len(names)), layout="constrained")
+    extreme = max(1.0, float(np.abs(values).max()))
+    image = axis.imshow(values, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
+    for i, name in enumerate(names):
+        for j, model in enumerate(models):
+            star = "*" if rows[name, model]["adjusted_p"] < SIGNIFICANT else ""
+            color = "white" if abs(values[i, j]) > 0.6 * extreme else "black"
+            axis.text(j, i, f"{values[i, j]:.1f}{star}", ha="center", va="center", fontsize=8, color=color)
+    axis.set_xticks(range(len(models)), models, rotation=30, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_title(f"Accuracy lost (points) at amount {amount:g}; * adjusted p < {SIGNIFICANT:g}")
+    figure.colorbar(image, ax=axis, label="accuracy lost (points)")
+    return figure
+
+
+def severity_curves(found: dict, conditions: Sequence[str] | None = None) -> Figure:
+    """Accuracy over the amount: a panel a condition, a line a model, from the accuracy on the texts as they are."""
+    names = list(conditions or dict.fromkeys(row["condition"] for row in found["rows"]))
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.6 * columns, 2.7 * lines), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, name in zip(axes.flat, names, strict=False):
+        for model in found["models"]:
+            chosen = [r for r in found["rows"] if (r["condition"], r["model"]) == (name, model["model"])]
+            values = [100 * model["accuracy"], *(100 * row["accuracy"] for row in chosen)]
+            color = color_of(model["experiment"])
+            axis.plot(
+                [0, *(r["amount"] for r in chosen)], values, marker="o", markersize=3, color=color, label=model["model"]
+            )
+        axis.set(title=name, xlabel="amount", ylabel="accuracy (%)")
+        axis.grid(alpha=0.3)
+    for axis in list(axes.flat)[len(names) :]:
+        axis.remove()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+MECHANISMS = (
+    ("words_changed", "words changed (%)"),
+    ("tokens_added", "tokens added (%)"),
+    ("unknown_after", "tokens that are [UNK] (%)"),
+    ("pushed_past_the_limit", "reviews pushed past the limit (%)"),
+)
+
+
+def mechanism_bars(found: dict, amount: float | None = None) -> Figure:
+    """How each condition reaches a model, at one amount (the largest)."""
+    amount = amount if amount is not None else max(row["amount"] for row in found["mechanisms"])
+    chosen = {row["condition"]: row for row in found["mechanisms"] if row["amount"] == amount}
+    figure, axes = plt.subplots(
+        1, len(MECHANISMS), figsize=(13, 1.2 + 0.26 * len(chosen)), layout="constrained", sharey=True
+    )
+    for axis, (key, title) in zip(axes, MECHANISMS, strict=True):
+        axis.barh(list(chosen), [100 * row[key] for row in chosen.values()], color="tab:blue")
+        axis.set(xlabel=title)
+        axis.grid(alpha=0.3, axis="x")
+    axes[0].invert_yaxis()
+    figure.suptitle(f"How the damage reaches the model, at amount {amount:g}")
+    return figure
+
+
+def attack_curves(found: dict) -> Figure:
+    """Accuracy over the number of edited words: greedy as a full line, random as a dashed one."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    experiments = {model["model"]: model["experiment"] for model in found["models"]}
+    for result in found["attacks"]:
+        color = color_of(experiments[result["model"]])
+        for kind, style in (("greedy", "-"), ("random", "--")):
+            values = [100 * value for value in result[kind]]
+            axis.plot(range(len(values)), values, style, color=color, label=f"{result['model']}, {kind}")
+    axis.set(xlabel="words edited", ylabel="accuracy (%)", title="Accuracy under attack")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
     return figure

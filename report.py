@@ -1,23 +1,30 @@
-"""Logs of runs -> the results table and the learning curves.
+"""Logs of runs -> tables, figures and the written report.
 
-    python report.py logs/quick
+    python report.py logs/quick                       # the table and the learning curves of a folder of runs
+    python report.py logs/reference --written report  # the whole report: figures, tables, facts, report.pdf
 
-Reads what `train.py` left in the run folders, and nothing else.
+Reads what `train.py` and the other commands left in the folders, and nothing else.
 """
 
 import argparse
+import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import typst
+from matplotlib.figure import Figure
 
+import figures
 from config import InputError
-from evidence import GIB, Run, load_runs
-from figures import learning_curves
+from evidence import GIB, Run, facts, load_runs, read_json
 
+ROOT = Path(__file__).resolve().parent
+TEMPLATE = ROOT / "report" / "report.typ"
+MEMORY = ROOT / "benchmarks" / "memory.json"
 COLUMNS = (
-    ("#", lambda s: str(s["experiment"])),
     ("model", lambda s: s["architecture"]),
     ("parameters (M)", lambda s: f"{s['parameters'] / 1e6:.1f}"),
     ("train acc. (%)", lambda s: f"{100 * s['train_accuracy']:.1f}"),
@@ -29,16 +36,34 @@ COLUMNS = (
 )
 
 
+def results_cells(runs: list[Run], bold: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the results: a row a run, its number and the best validation accuracy of the eight in `bold`,
+    such as `**{}**`."""
+    header = ["#", *(name for name, _ in COLUMNS)]
+    best = max((run.summary["best_validation_accuracy"] for run in runs if run.summary["experiment"]), default=None)
+    rows = []
+    for run in runs:
+        row = [bold.format(run.key), *(cell(run.summary) for _, cell in COLUMNS)]
+        if run.summary["experiment"] and run.summary["best_validation_accuracy"] == best:
+            column = header.index("best val. acc. (%)")
+            row[column] = bold.format(row[column])
+        rows.append(row)
+    return header, rows
+
+
 def results_table(runs: list[Run]) -> str:
     """Markdown: a row an experiment, its number in bold, the best validation accuracy in bold."""
-    rows = [[cell(run.summary) for _, cell in COLUMNS] for run in runs]
-    best = max(run.summary["best_validation_accuracy"] for run in runs)
-    column = [name for name, _ in COLUMNS].index("best val. acc. (%)")
-    for row, run in zip(rows, runs, strict=True):
-        row[0] = f"**{row[0]}**"
-        if run.summary["best_validation_accuracy"] == best:
-            row[column] = f"**{row[column]}**"
-    return markdown([name for name, _ in COLUMNS], rows)
+    return markdown(*results_cells(runs, "**{}**"))
+
+
+def results_latex(runs: list[Run]) -> str:
+    """The same table as a LaTeX tabular, for which `booktabs` is needed."""
+    header, rows = results_cells(runs, r"\textbf{{{}}}")
+    lines = [
+        " & ".join(text.replace("%", r"\%").replace("#", r"\#") for text in row) + r" \\" for row in [header, *rows]
+    ]
+    lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -70,24 +95,102 @@ def table_caption(runs: list[Run]) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table of a folder of runs and write its learning curves beside them."""
-    parser = argparse.ArgumentParser(description="Results table and learning curves of a folder of runs.")
-    parser.add_argument("folder", type=Path, help="for example logs/quick")
-    folder = parser.parse_args(arguments).folder
+# ---------------------------------------------------------------- the written report
+
+
+class ClaimError(ValueError):
+    """A sentence of the report that the logs do not bear."""
+
+
+def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
+    """The whole report of a folder of logs: `figures/`, `table.md`, `table.tex`, `facts.json` and `report.pdf`.
+
+    Args:
+        logs: as for `evidence.facts`.
+        output: gets all of it; report.typ is copied there if it stands elsewhere.
+        memory: rows of benchmarks/memory.py.
+
+    Returns:
+        The facts.
+
+    Raises:
+        InputError: a log is missing or can't be read.
+        ClaimError: the text makes a claim that the logs do not bear; there is no PDF then.
+    """
+    found, runs = facts(logs, memory), load_runs(logs / "imdb")
+    damaged = read_json(logs / "robustness.json")
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in all_figures(found, runs, damaged).items():
+        save(figure, output / "figures" / name)
+    (output / "table.md").write_text(results_table(runs) + "\n\n" + table_caption(runs) + "\n")
+    (output / "table.tex").write_text(results_latex(runs) + "\n")
+    header, rows = results_cells(runs, "*{}*")
+    found |= {"table": {"header": header, "rows": rows, "caption": table_caption(runs)}}
+    (output / "facts.json").write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    template = output / TEMPLATE.name
+    if template.resolve() != TEMPLATE:
+        shutil.copyfile(TEMPLATE, template)
+    (output / "report.pdf").unlink(missing_ok=True)
     try:
-        runs = load_runs(folder)
+        typst.compile(template, output=output / "report.pdf", root=output)
+    except typst.TypstError as error:
+        raise ClaimError(f"{template}: {error}") from None
+    return found
+
+
+def all_figures(found: dict, runs: list[Run], damaged: dict) -> dict[str, Figure]:
+    """Every figure of the report for which there are logs, by name."""
+    drawn = {
+        "learning_curves": figures.learning_curves(runs),
+        "accuracies": figures.accuracies(found),
+        "costs": figures.costs(found),
+        "comparisons": figures.comparisons(found),
+        "memory": figures.memory(found),
+        "robustness_heat_map": figures.heat_map(damaged),
+        "robustness_severity": figures.severity_curves(damaged),
+        "robustness_mechanisms": figures.mechanism_bars(damaged),
+        "robustness_attack": figures.attack_curves(damaged),
+    }
+    if found["seeds"]:
+        drawn["seeds"] = figures.seeds(found)
+    return drawn
+
+
+def save(figure: Figure, path: Path) -> None:
+    """PNG and PDF, the same bytes for the same figure."""
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 1 a claim that the logs do not bear, 2 no usable logs."""
+    parser = argparse.ArgumentParser(description="Table and learning curves of a folder of runs, or the whole report.")
+    parser.add_argument("folder", type=Path, help="for example logs/quick; with --written logs/reference")
+    parser.add_argument("--written", type=Path, metavar="DIR", help="write the whole report into this folder")
+    options = parser.parse_args(arguments)
+    try:
+        if options.written:
+            write_report(options.folder, options.written)
+            print(f"Report: {options.written / 'report.pdf'}")
+        else:
+            summarize(options.folder)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ClaimError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def summarize(folder: Path) -> None:
+    """Print the table of a folder of runs and write its learning curves beside them."""
+    runs = load_runs(folder)
     print(results_table(runs))
     print("\n" + table_caption(runs))
-    figure = learning_curves(runs)
-    for suffix in ("png", "pdf"):
-        figure.savefig(folder / f"learning_curves.{suffix}", dpi=120)
-    plt.close(figure)
+    save(figures.learning_curves(runs), folder / "learning_curves")
     print(f"\nLearning curves: {folder / 'learning_curves.png'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from scipy.stats import false_discovery_control
 
 import perturbations
@@ -26,13 +25,13 @@ from checkpoint import write_text
 from config import InputError, load_config
 from data import load_reviews, read_file
 from devices import device_name, pick_device
+from figures import attack_curves, heat_map, mechanism_bars, severity_curves
 from models import load_model
 from perturbations import EIGHT, PERTURBATIONS, WORD, how_many, perturb, random_numbers, replace_spans
 from predict import predict_tokens
 from significance import mcnemar_p, paired_interval
 
 SEVERITIES = (0.15, 0.4, 0.8)
-SIGNIFICANT = 0.05
 PART_KEYS = ("rows", "mechanisms", "examples")
 LETTER_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution")
 LETTER_SWAPS = (*LETTER_EDITS, "homoglyph")
@@ -461,96 +460,6 @@ def word_edits(word: str, edits: Sequence[str], seed: int) -> list[str]:
         name = LETTER_SWAPS[int(random_numbers(seed, "edit", word)(1)[0, 0]) % len(LETTER_SWAPS)]
         return [perturb(word, name, 1.0, seed)]
     return list(dict.fromkeys(perturb(word, name, 1.0, 2 * seed + turn) for name in edits for turn in (0, 1)))
-
-
-# ---------------------------------------------------------------- figures
-
-
-def heat_map(found: dict, amount: float | None = None) -> Figure:
-    """Loss of accuracy in points, models x conditions, at one amount (the largest); a star where it is significant."""
-    amount = amount if amount is not None else max(row["amount"] for row in found["rows"])
-    rows = {(r["condition"], r["model"]): r for r in found["rows"] if r["amount"] == amount}
-    names, models = list(dict.fromkeys(key[0] for key in rows)), [m["model"] for m in found["models"]]
-    values = np.array([[100 * rows[name, model]["drop"] for model in models] for name in names])
-    figure, axis = plt.subplots(figsize=(2.5 + 1.05 * len(models), 1.6 + 0.3 * len(names)), layout="constrained")
-    extreme = max(1.0, float(np.abs(values).max()))
-    image = axis.imshow(values, cmap="RdBu_r", vmin=-extreme, vmax=extreme, aspect="auto")
-    for i, name in enumerate(names):
-        for j, model in enumerate(models):
-            star = "*" if rows[name, model]["adjusted_p"] < SIGNIFICANT else ""
-            color = "white" if abs(values[i, j]) > 0.6 * extreme else "black"
-            axis.text(j, i, f"{values[i, j]:.1f}{star}", ha="center", va="center", fontsize=8, color=color)
-    axis.set_xticks(range(len(models)), models, rotation=30, ha="right")
-    axis.set_yticks(range(len(names)), names)
-    axis.set_title(f"Accuracy lost (points) at amount {amount:g}; * adjusted p < {SIGNIFICANT:g}")
-    figure.colorbar(image, ax=axis, label="accuracy lost (points)")
-    return figure
-
-
-def severity_curves(found: dict, conditions: Sequence[str] | None = None) -> Figure:
-    """Accuracy over the amount: a panel a condition, a line a model, from the accuracy on the texts as they are."""
-    names = list(conditions or dict.fromkeys(row["condition"] for row in found["rows"]))
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.6 * columns, 2.7 * lines), layout="constrained", squeeze=False, sharey=True
-    )
-    colors = plt.get_cmap("tab10").colors
-    for axis, name in zip(axes.flat, names, strict=False):
-        for model in found["models"]:
-            chosen = [r for r in found["rows"] if (r["condition"], r["model"]) == (name, model["model"])]
-            values = [100 * model["accuracy"], *(100 * row["accuracy"] for row in chosen)]
-            color = colors[(model["experiment"] - 1) % len(colors)]
-            axis.plot(
-                [0, *(r["amount"] for r in chosen)], values, marker="o", markersize=3, color=color, label=model["model"]
-            )
-        axis.set(title=name, xlabel="amount", ylabel="accuracy (%)")
-        axis.grid(alpha=0.3)
-    for axis in list(axes.flat)[len(names) :]:
-        axis.remove()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    return figure
-
-
-MECHANISMS = (
-    ("words_changed", "words changed (%)"),
-    ("tokens_added", "tokens added (%)"),
-    ("unknown_after", "tokens that are [UNK] (%)"),
-    ("pushed_past_the_limit", "reviews pushed past the limit (%)"),
-)
-
-
-def mechanism_bars(found: dict, amount: float | None = None) -> Figure:
-    """How each condition reaches a model, at one amount (the largest)."""
-    amount = amount if amount is not None else max(row["amount"] for row in found["mechanisms"])
-    chosen = {row["condition"]: row for row in found["mechanisms"] if row["amount"] == amount}
-    figure, axes = plt.subplots(
-        1, len(MECHANISMS), figsize=(13, 1.2 + 0.26 * len(chosen)), layout="constrained", sharey=True
-    )
-    for axis, (key, title) in zip(axes, MECHANISMS, strict=True):
-        axis.barh(list(chosen), [100 * row[key] for row in chosen.values()], color="tab:blue")
-        axis.set(xlabel=title)
-        axis.grid(alpha=0.3, axis="x")
-    axes[0].invert_yaxis()
-    figure.suptitle(f"How the damage reaches the model, at amount {amount:g}")
-    return figure
-
-
-def attack_curves(found: dict) -> Figure:
-    """Accuracy over the number of edited words: greedy as a full line, random as a dashed one."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    experiments = {model["model"]: model["experiment"] for model in found["models"]}
-    colors = plt.get_cmap("tab10").colors
-    for result in found["attacks"]:
-        color = colors[(experiments[result["model"]] - 1) % len(colors)]
-        for kind, style in (("greedy", "-"), ("random", "--")):
-            values = [100 * value for value in result[kind]]
-            axis.plot(range(len(values)), values, style, color=color, label=f"{result['model']}, {kind}")
-    axis.set(xlabel="words edited", ylabel="accuracy (%)", title="Accuracy under attack")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    return figure
 
 
 # ---------------------------------------------------------------- command line
