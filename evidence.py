@@ -299,8 +299,8 @@ def robustness_facts(found: dict) -> dict:
     """What a log of `robustness.py` says, by condition, amount and experiment.
 
     Returns:
-        `drops` and `mechanisms` nested so, `attacks`, and of each condition the `examples` whose probability changed
-        most.
+        `drops` and `mechanisms` nested so, `controls` by amount and experiment, `attacks` by experiment, and of each
+        condition, in `examples`, the review whose probability changed most.
     """
     experiments = {model["model"]: str(model["experiment"]) for model in found["models"]}
     drops, mechanisms, examples = {}, {}, {}
@@ -323,6 +323,14 @@ def robustness_facts(found: dict) -> dict:
         "models": {experiments[model["model"]]: model for model in found["models"]},
         "drops": drops,
         "mechanisms": mechanisms,
+        "controls": {
+            f"{row['amount']:g}": {
+                experiments[r["model"]]: {**r, "low": r["drop_interval"][0], "high": r["drop_interval"][1]}
+                for r in found["controls"]
+                if r["amount"] == row["amount"]
+            }
+            for row in found["controls"]
+        },
         "attacks": {experiments[attack["model"]]: attack for attack in found["attacks"]},
         "examples": examples,
     }

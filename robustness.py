@@ -32,6 +32,9 @@ from predict import predict_tokens
 from significance import mcnemar_p, paired_interval
 
 SEVERITIES = (0.15, 0.4, 0.8)
+# What an explanation says, measured beside it: if homoglyphs hurt because their words become [UNK], the control that
+# makes the same words [UNK] hurts as much.
+CONTROLS = {"homoglyph": "unknown"}
 PART_KEYS = ("rows", "mechanisms", "examples")
 LETTER_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution")
 LETTER_SWAPS = (*LETTER_EDITS, "homoglyph")
@@ -329,6 +332,26 @@ def measure_one(
     return {"rows": rows, "mechanisms": mechanisms, "examples": kept}
 
 
+def controlled(
+    models: Sequence[TrainedModel], texts: Sequence[str], labels: np.ndarray, amounts: Sequence[float], seed: int = 0
+) -> list[dict]:
+    """Each perturbation of `CONTROLS` against its control, which changes the same words, on the same reviews.
+
+    Returns:
+        A row a model, perturbation and amount, as of `compare`: `drop` is what the perturbation costs beyond its
+        control.
+    """
+    rows = []
+    for name, control in CONTROLS.items():
+        for amount in amounts:
+            damaged = [perturb(texts, which, amount, seed) for which in (control, name)]
+            for model in models:
+                before, after = (model.probabilities(model.encode(some)) for some in damaged)
+                row = {"model": model.label, "experiment": model.experiment, "condition": name, "control": control}
+                rows.append({**row, "amount": amount, **compare(before, after, np.asarray(labels))})
+    return rows
+
+
 def read_changed(model: TrainedModel, clean: Tokens, damaged: Tokens, before: np.ndarray) -> np.ndarray:
     """Probabilities on the perturbed texts; a review whose tokens are the same has the same one, to the last bit."""
     changed = [i for i, (a, b) in enumerate(zip(clean.ids, damaged.ids, strict=True)) if a != b]
@@ -501,6 +524,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         identity = [*code, *weights, *texts, str(labels.tolist()), str(options.seed)]
         parts = Parts(options.output, identity)
         found = measure(models, texts, labels, conditions, options.seed, report=tell, remember=parts.remember)
+        found["controls"] = parts.remember(
+            f"controls {options.severities}",
+            lambda: {"rows": controlled(models, texts, labels, options.severities, options.seed)},
+        )["rows"]
         some, their_labels = texts[: options.attack], labels[: options.attack]
         found["attacks"] = [
             parts.remember(

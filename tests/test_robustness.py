@@ -139,6 +139,21 @@ def test_the_control_makes_unknown_the_words_that_homoglyph_changes(reviews):
             assert (word != changed) == (control == "[UNK]")
 
 
+def test_a_perturbation_is_compared_with_its_control_on_the_same_reviews(models, reviews):
+    texts, labels = reviews
+    rows = robustness.controlled(models, texts, labels, [0.0, 0.8], seed=3)
+    assert [(row["model"], row["amount"]) for row in rows] == [(m.label, a) for a in (0.0, 0.8) for m in models]
+    for row in rows[: len(models)]:
+        assert (row["drop"], row["flip_rate"], row["mcnemar_p"]) == (0, 0, 1)
+    for model, row in zip(models, rows[len(models) :], strict=True):
+        right = {
+            name: (model.probabilities(model.encode(robustness.perturb(texts, name, 0.8, 3))) >= 0.5) == labels
+            for name in ("homoglyph", "unknown")
+        }
+        assert row["accuracy"] == right["homoglyph"].mean()
+        assert row["drop"] == pytest.approx(right["unknown"].mean() - right["homoglyph"].mean())
+
+
 def test_the_search_hurts_at_least_as_much_as_chance_and_never_helps(models, reviews):
     texts, labels = reviews
     for model in models:
