@@ -350,6 +350,7 @@ def trial_facts(run: Run) -> dict:
         "learning_rate": settings["train"]["learning_rate"],
         "schedule": settings["train"]["schedule"],
         "batch_size": settings["train"]["batch_size"],
+        "precision": settings["train"]["precision"],
         "train": run.summary["data"]["train"],
         "epochs": run.summary["epochs"],
         "validation": run.summary["best_validation_accuracy"],

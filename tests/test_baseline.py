@@ -1,0 +1,67 @@
+"""baseline.py: the linear floor on the tests' small reviews."""
+
+import json
+
+import numpy as np
+import pytest
+
+import baseline
+from config import load_config
+from data import load_reviews
+from evidence import load_run, read_predictions
+
+
+@pytest.fixture(scope="module")
+def config(review_files):
+    settings = [
+        "data.source=files",
+        *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
+        f"data.cache_dir={review_files / 'cache'}",
+        "data.max_length=12",
+    ]
+    return load_config("configs/1_lstm.yaml", settings)
+
+
+@pytest.fixture(scope="module")
+def reviews(config):
+    return load_reviews(config.data)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_floor_is_a_run_like_another(config, reviews, tmp_path, whole):
+    summary = baseline.run_floor(config, reviews, whole, tmp_path / "0_bag")
+    run = load_run(tmp_path / "0_bag")
+    assert run.summary == json.loads(json.dumps(summary))
+    assert (run.key, summary["name"]) == ("0", "bag")
+    rows, labels, probabilities = read_predictions(tmp_path / "0_bag" / "test_predictions.csv")
+    assert rows.tolist() == reviews.test.rows.tolist()
+    assert labels.tolist() == reviews.test.labels.tolist()
+    assert summary["test_accuracy"] == ((probabilities >= 0.5) == labels).mean()
+    accuracies = [line["validation_accuracy"] for line in run.metrics]
+    assert len(accuracies) == len(baseline.STRENGTHS)
+    assert summary["best_validation_accuracy"] == max(accuracies)
+    assert summary["best_validation_step"] == 1 + int(np.argmax(accuracies))
+    assert summary["train_accuracy"] > 0.9
+
+
+def test_the_floor_reads_what_the_models_read_or_the_whole_reviews(reviews):
+    cut, whole = (baseline.tokens_as_text(reviews, "train", which) for which in (False, True))
+    ids = reviews.train.dataset["input_ids"]
+    assert [list(map(int, text.split())) for text in cut] == [list(tokens) for tokens in ids]
+    assert max(len(text.split()) for text in cut) <= 12
+    assert whole[3] == " ".join(map(str, reviews.tokenizer(reviews.train.texts[3])["input_ids"][1:-1]))
+
+
+def test_the_vocabulary_is_that_of_the_training_reviews(reviews):
+    vectorizer, matrices = baseline.bags(reviews, whole=False)
+    assert {name: matrix.shape for name, matrix in matrices.items()} == {
+        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in baseline.SPLITS
+    }
+    texts = baseline.tokens_as_text(reviews, "train", whole=False)
+    pairs = {" ".join(pair) for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)}
+    assert {term for term in vectorizer.vocabulary_ if " " in term} <= pairs
+
+
+def test_settings_that_can_not_be_used_are_refused(capsys):
+    assert baseline.main(["profile=nothing"]) == 2
+    assert "there is no 'nothing'" in capsys.readouterr().err
