@@ -380,26 +380,38 @@ def flipped(
             "label": int(labels[i]),
             "probability_before": float(before[i]),
             "probability_after": float(after[i]),
-            "before": shorten(texts[i]),
-            "after": shorten(mark_changes(texts[i], perturbed[i])),
+            **dict(zip(("before", "after"), mark_changes(texts[i], perturbed[i]), strict=True)),
         }
         for i in chosen
     ]
 
 
-def mark_changes(before: str, after: str) -> str:
-    """`after` with the words that `before` has not at that place in double brackets."""
+def mark_changes(before: str, after: str, lead: int = 12, limit: int = 300) -> tuple[str, str]:
+    """Both texts with the words in double brackets that the other has not at that place.
+
+    Args:
+        before: a text.
+        after: the same, perturbed.
+        lead: words kept in front of the first change.
+        limit: characters kept from there on.
+    """
     old, new = before.split(), after.split()
-    marked = []
-    for what, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        words = new[start:end]
-        marked += words if what == "equal" else [f"[[{word}]]" for word in words]
-    return " ".join(marked)
+    changes = [
+        change for change in SequenceMatcher(None, old, new, autojunk=False).get_opcodes() if change[0] != "equal"
+    ]
+    gone = {i for _, start, end, _, _ in changes for i in range(start, end)}
+    come = {i for _, _, _, start, end in changes for i in range(start, end)}
+    # Up to the first change the words are the same, and so as many.
+    start = max(0, changes[0][1] - lead) if changes else 0
+    return excerpt(old, gone, start, limit), excerpt(new, come, start, limit)
 
 
-def shorten(text: str, limit: int = 300) -> str:
-    """A text cut at a word, for the log."""
-    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
+def excerpt(words: Sequence[str], marked: set[int], start: int, limit: int) -> str:
+    """The words from `start` on, those of the numbers `marked` in double brackets, cut at a word."""
+    text = " ".join(f"[[{words[i]}]]" if i in marked else words[i] for i in range(start, len(words)))
+    if len(text) > limit:
+        text = text[:limit].rsplit(" ", 1)[0] + " ..."
+    return "... " + text if start else text
 
 
 # ---------------------------------------------------------------- worst case

@@ -54,8 +54,20 @@ def test_only_reviews_that_a_change_speaks_against_are_asked_whether_they_turned
     assert turned(before, after, labels, changed & False, None)["asked"] == 0
 
 
-def test_changed_words_are_marked():
-    assert mark_changes("a good film, truly", "a godo film, very truly") == "a [[godo]] film, [[very]] truly"
+def test_changed_words_are_marked_in_both_texts():
+    assert mark_changes("a good film, truly", "a godo film, very truly") == (
+        "a [[good]] film, truly",
+        "a [[godo]] film, [[very]] truly",
+    )
+    assert mark_changes("one two three", "one three") == ("one [[two]] three", "one three")
+    assert mark_changes("all the same", "all the same") == ("all the same", "all the same")
+
+
+def test_an_excerpt_begins_a_little_before_the_first_change():
+    words = [f"w{i}" for i in range(60)]
+    before, after = mark_changes(" ".join(words), " ".join([*words[:30], "new", *words[31:]]), lead=2, limit=30)
+    assert before == "... w28 w29 [[w30]] w31 w32 w33 ..."
+    assert after == "... w28 w29 [[new]] w31 w32 w33 ..."
 
 
 # ---------------------------------------------------------------- trained models
