@@ -251,42 +251,54 @@ def seeds_apart(first: dict, second: dict) -> dict:
 # ---------------------------------------------------------------- all of it
 
 
+def describe(runs: Sequence[Run]) -> dict:
+    """What the runs of one folder say: figures, ranking, comparisons, frontiers; the floor where it is among them.
+
+    Raises:
+        InputError: predictions are missing, or the runs were tested on different reviews.
+    """
+    by_key = {run.key: run for run in runs}
+    described = {key: run_facts(run) for key, run in by_key.items()}
+    neural = [d for d in described.values() if d["experiment"]]
+    ranking = [d["key"] for d in sorted(neural, key=lambda d: -d["best_validation_accuracy"])]
+    scratch = [key for key in ranking if described[key]["experiment"] < 8]
+    pairs = [*PAIRS, *zip(ranking, ranking[1:2], strict=False), ("8t", "8"), (ranking[0], "0")]
+    pairs += [(key, "0") for key in scratch[:1]]
+    return {
+        "runs": described,
+        "data": by_key[ranking[0]].summary["data"],
+        "devices": sorted({run.summary["device"] for run in runs}),
+        "ranking": ranking,
+        "best_scratch": next(iter(scratch), None),
+        "fastest": min(neural, key=lambda d: d["train_seconds"])["key"],
+        "smallest_gap": min(neural, key=lambda d: abs(d["gap"]))["key"],
+        "comparisons": {
+            key: {**asdict(c), "shown": c.shown, "verdict": c.verdict()}
+            for key, c in compare_all(by_key, pairs).items()
+        },
+        "frontiers": {cost: frontier(neural, cost) for cost in COSTS},
+    }
+
+
 def facts(folder: Path, memory: Path) -> dict:
     """All that the report says in numbers, as JSON.
 
     Args:
-        folder: holds `imdb/` (the comparison) and `robustness.json`; where they were made also `seeds/`, `trials/`,
-            `yelp_sample/` and `transfer.json`.
+        folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
+            `trials/`, `yelp_sample/` and `transfer.json`.
         memory: the rows of benchmarks/memory.py.
 
     Raises:
         InputError: a log that is needed is missing or can't be read.
     """
-    runs = {run.key: run for run in load_runs(folder / "imdb")}
-    described = {key: run_facts(run) for key, run in runs.items()}
-    neural = [d for d in described.values() if d["experiment"]]
-    scratch = [d for d in neural if d["experiment"] < 8]
-    ranked = sorted(neural, key=lambda d: -d["best_validation_accuracy"])
-    best_scratch = max(scratch, key=lambda d: d["best_validation_accuracy"])["key"]
-    pairs = [*PAIRS, (ranked[0]["key"], ranked[1]["key"]), ("8t", "8"), (best_scratch, "0"), (ranked[0]["key"], "0")]
-    compared = compare_all(runs, pairs)
-    seeds = seed_facts([*runs.values(), *load_optional(folder / "seeds")])
+    runs = load_runs(folder / "imdb")
+    seeds = seed_facts([*runs, *load_optional(folder / "seeds")])
     found = {
-        "runs": described,
-        "data": runs[ranked[0]["key"]].summary["data"],
-        "devices": sorted({run.summary["device"] for run in runs.values()}),
-        "ranking": [d["key"] for d in ranked],
-        "best": ranked[0]["key"],
-        "second": ranked[1]["key"],
-        "best_scratch": best_scratch,
-        "fastest": min(neural, key=lambda d: d["train_seconds"])["key"],
-        "smallest_gap": min(neural, key=lambda d: abs(d["gap"]))["key"],
-        "comparisons": {key: {**asdict(c), "shown": c.shown, "verdict": c.verdict()} for key, c in compared.items()},
-        "frontiers": {cost: frontier(neural, cost) for cost in COSTS},
+        **describe(runs),
         "seeds": seeds,
         "seeds_apart": {f"{a}-{b}": seeds_apart(seeds[a], seeds[b]) for a, b in PAIRS if a in seeds and b in seeds},
         "memory": read_json(memory),
-        "robustness": robustness_facts(read_json(folder / "robustness.json")),
+        "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
         "trials": [trial_facts(run) for run in load_optional(folder / "trials")],
         "yelp": {run.key: run_facts(run) for run in load_optional(folder / "yelp_sample")},
     }

@@ -118,7 +118,7 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
         ClaimError: the text makes a claim that the logs do not bear; there is no PDF then.
     """
     found, runs = facts(logs, memory), load_runs(logs / "imdb")
-    damaged = read_json(logs / "robustness.json")
+    damaged = read_json(logs / "quick" / "robustness.json")
     (output / "figures").mkdir(parents=True, exist_ok=True)
     for name, figure in all_figures(found, runs, damaged).items():
         save(figure, output / "figures" / name)
