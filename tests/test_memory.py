@@ -1,0 +1,57 @@
+"""benchmarks/memory.py: what it counts, on models whose count is known."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import ReviewClassifier
+
+
+@pytest.fixture(scope="module")
+def memory():
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "memory.py"
+    spec = importlib.util.spec_from_file_location("memory_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Mean(nn.Module):
+    """An embedding, and the mean of the sines of its vectors."""
+
+    output_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30522, 4)
+
+    def forward(self, input_ids, attention_mask):
+        return self.embedding(input_ids).sin().mean(dim=1)
+
+
+def test_what_is_kept_for_the_way_back_is_counted_once_and_without_weights(memory):
+    reviews, tokens = 7, 11
+    found = memory.saved_bytes(ReviewClassifier(Mean()), reviews, tokens)
+    ids = 8 * reviews * tokens
+    # Ids for the embedding, its vectors for the sine, their mean for the linear layer; the loss keeps log-probabilities
+    # (2 a review), labels and its weight.
+    vectors, means, log_probabilities = 4 * reviews * tokens * 4, 4 * reviews * 4, 4 * reviews * 2
+    assert found == pytest.approx(ids + vectors + means + log_probabilities + 8 * reviews, abs=64)
+
+
+def test_more_reviews_keep_as_much_more(memory):
+    model = ReviewClassifier(Mean())
+    one, three = (memory.saved_bytes(model, n, 50) for n in (10, 30))
+    assert three / one == pytest.approx(3, rel=0.01)
+
+
+def test_nothing_is_kept_of_what_has_no_gradient(memory):
+    model = ReviewClassifier(Mean())
+    model.backbone.requires_grad_(False)
+    assert memory.saved_bytes(model, 7, 50) < 4 * 7 * 50
+    assert torch.is_grad_enabled()
