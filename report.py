@@ -8,6 +8,7 @@ Reads what `train.py` and the other commands left in the folders, and nothing el
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -59,9 +60,8 @@ def results_table(runs: list[Run]) -> str:
 def results_latex(runs: list[Run]) -> str:
     """The same table as a LaTeX tabular, for which `booktabs` is needed."""
     header, rows = results_cells(runs, r"\textbf{{{}}}")
-    lines = [
-        " & ".join(text.replace("%", r"\%").replace("#", r"\#") for text in row) + r" \\" for row in [header, *rows]
-    ]
+    escaped = [[re.sub("[%#&_]", r"\\\g<0>", text) for text in row] for row in [header, *rows]]
+    lines = [" & ".join(row) + r" \\" for row in escaped]
     lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 

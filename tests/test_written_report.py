@@ -1,0 +1,174 @@
+"""report.py --written: facts, tables, figures and PDF from logs; a claim that they don't bear stops it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import report
+from report import ClaimError, main, results_latex, write_report
+
+LABELS = np.array([0, 1] * 100)
+WRONG = {"0": 10, "1": 60, "2": 58, "3": 70, "4": 24, "5": 30, "6": 31, "7": 29, "8": 20}
+TEMPLATE = """
+#set document(date: none)
+#let f = json("facts.json")
+#let beats(a, b) = f.comparisons.at(a + "-" + b).shown and f.comparisons.at(a + "-" + b).difference > 0
+#let claim(statement, holds, body) = { if not holds { panic("the logs do not bear: " + statement) }; body }
+#claim("4 beats 3", beats("4", "3"))[Attention helps: #f.comparisons.at("4-3").verdict.]
+#image("figures/costs.pdf")
+"""
+
+
+def write_logs(folder):
+    """Logs of a whole comparison with made-up figures: 4 is far ahead of 3, 2 hardly of 1."""
+    for key, wrong in WRONG.items():
+        run_dir = folder / "imdb" / f"{key}_model"
+        run_dir.mkdir(parents=True)
+        accuracy = 1 - wrong / 200
+        summary = {
+            "experiment": int(key),
+            "name": f"model_{key}",
+            "architecture": f"architecture {key}, 30% dropped & more",
+            "seed": 0,
+            "epochs": 3,
+            "parameters": 9_000_000 + 1000 * int(key),
+            "train_accuracy": 0.9,
+            "best_validation_accuracy": accuracy,
+            "best_validation_step": 10,
+            "test_accuracy": accuracy,
+            "train_seconds": 100.0 + int(key),
+            "evaluation_seconds": 3.0,
+            "steady_memory_bytes": 2**30,
+            "memory": {"kind": "process_resident"},
+            "device": "a test",
+            "data": {"source": "imdb", "train": 20000, "validation": 200, "test": 200},
+        }
+        (run_dir / "summary.json").write_text(json.dumps(summary))
+        line = {"train_loss": 0.5, "validation_loss": 0.5, "train_accuracy": 0.9, "validation_accuracy": accuracy}
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps({"step": s, **line}) + "\n" for s in (5, 10)))
+        write_predictions(run_dir, range(wrong))
+    (folder / "quick").mkdir()
+    (folder / "quick" / "robustness.json").write_text(json.dumps(damages()))
+    memory = [
+        {"experiment": int(key), "name": f"model_{key}"}
+        | {f"{part}_bytes": 2**26 for part in ("libraries", "weights", "gradients", "optimizer", "saved")}
+        for key in WRONG
+        if key != "0"
+    ]
+    (folder / "memory.json").write_text(json.dumps(memory))
+
+
+def write_predictions(run_dir, wrong):
+    guesses = np.where(np.isin(np.arange(200), list(wrong)), 1 - LABELS, LABELS)
+    rows = [f"{i},{label},{0.1 + 0.8 * guess}" for i, (label, guess) in enumerate(zip(LABELS, guesses, strict=True))]
+    (run_dir / "test_predictions.csv").write_text("\n".join(["row,label,probability", *rows]) + "\n")
+
+
+def damages():
+    model = {"model": "4 model_4", "experiment": 4, "accuracy": 0.88, "max_length": 128}
+    rows = [
+        {"model": "4 model_4", "condition": "qwerty", "amount": amount, "accuracy": 0.8, "drop": 0.08}
+        | {"drop_interval": [0.05, 0.11], "adjusted_p": 0.001, "flip_rate": 0.1, "probability_change": -0.1}
+        for amount in (0.2, 0.8)
+    ]
+    parts = ("words_changed", "tokens_added", "unknown_after", "pushed_past_the_limit")
+    return {
+        "reviews": 100,
+        "models": [model],
+        "rows": rows,
+        "mechanisms": [{"condition": "qwerty", "amount": a, **dict.fromkeys(parts, 0.1)} for a in (0.2, 0.8)],
+        "controls": [],
+        "attacks": [{"model": "4 model_4", "greedy": [0.9, 0.5], "random": [0.9, 0.9]}],
+        "examples": [],
+    }
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    write_logs(folder)
+    return folder
+
+
+@pytest.fixture
+def template(tmp_path, monkeypatch):
+    """A report of one claim, with one figure."""
+    path = tmp_path / "template" / "report.typ"
+    path.parent.mkdir()
+    path.write_text(TEMPLATE)
+    monkeypatch.setattr(report, "TEMPLATE", path)
+
+
+@pytest.fixture
+def one_figure(monkeypatch):
+    monkeypatch.setattr(report, "all_figures", lambda found, runs, damaged: {"costs": report.figures.costs(found)})
+
+
+def test_the_report_is_written_with_its_facts_tables_and_figures_the_same_each_time(logs, template, tmp_path):
+    found = write_report(logs, tmp_path / "out", logs / "memory.json")
+    assert (tmp_path / "out" / "report.pdf").read_bytes().startswith(b"%PDF")
+    written = json.loads((tmp_path / "out" / "facts.json").read_text())
+    assert written == json.loads(json.dumps(found))
+    assert written["comparisons"]["4-3"]["difference"] == pytest.approx((70 - 24) / 200)
+    assert written["comparisons"]["4-3"]["shown"]
+    assert not written["comparisons"]["2-1"]["shown"]
+    assert written["ranking"][:2] == ["8", "4"]
+    assert written["best_scratch"] == "4"
+    assert "| **8** |" in (tmp_path / "out" / "table.md").read_text()
+    names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"learning_curves.png", "costs.pdf", "comparisons.png", "memory.pdf", "robustness_attack.png"} <= names
+    write_report(logs, tmp_path / "again", logs / "memory.json")
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "out")).read_bytes(), (
+                path.name
+            )
+
+
+def test_a_claim_that_the_logs_do_not_bear_stops_the_build(logs, template, one_figure, tmp_path, capsys, monkeypatch):
+    changed = tmp_path / "logs"
+    shutil.copytree(logs, changed)
+    monkeypatch.setattr(report.write_report, "__defaults__", (logs / "memory.json",))
+    assert main([str(changed), "--written", str(tmp_path / "out")]) == 0
+    # 4 is wrong as often as 3, on other reviews.
+    write_predictions(changed / "imdb" / "4_model", range(100, 170))
+    with pytest.raises(ClaimError, match="the logs do not bear: 4 beats 3"):
+        write_report(changed, tmp_path / "out", logs / "memory.json")
+    assert not (tmp_path / "out" / "report.pdf").exists()
+    assert main([str(changed), "--written", str(tmp_path / "out")]) == 1
+    assert "the logs do not bear: 4 beats 3" in capsys.readouterr().err
+
+
+def test_a_changed_log_changes_the_text(logs, template, one_figure, tmp_path):
+    one = write_report(logs, tmp_path / "one", logs / "memory.json")["comparisons"]["4-3"]["verdict"]
+    changed = tmp_path / "logs"
+    shutil.copytree(logs, changed)
+    write_predictions(changed / "imdb" / "4_model", range(10))
+    other = write_report(changed, tmp_path / "two", logs / "memory.json")["comparisons"]["4-3"]["verdict"]
+    assert one.startswith("experiment 4 is ahead of experiment 3 by 23.0 points")
+    assert other.startswith("experiment 4 is ahead of experiment 3 by 30.0 points")
+
+
+def test_a_missing_log_is_named(logs, template, one_figure, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report.write_report, "__defaults__", (logs / "memory.json",))
+    changed = tmp_path / "logs"
+    shutil.copytree(logs, changed)
+    (changed / "imdb" / "4_model" / "test_predictions.csv").unlink()
+    assert main([str(changed), "--written", str(tmp_path / "out")]) == 2
+    assert "4_model/test_predictions.csv" in capsys.readouterr().err
+    shutil.rmtree(changed / "imdb")
+    assert main([str(changed), "--written", str(tmp_path / "out")]) == 2
+    assert "no complete run" in capsys.readouterr().err
+
+
+def test_the_latex_table_escapes_and_marks(logs):
+    lines = results_latex(report.load_runs(logs / "imdb")).splitlines()
+    assert lines[0].startswith(r"\begin{tabular}{llr")
+    assert lines[-1] == r"\end{tabular}"
+    (row,) = [line for line in lines if line.startswith(r"\textbf{8}")]
+    assert r"architecture 8, 30\% dropped \& more" in row
+    assert r"\textbf{90.0}" in row
+    assert row.endswith(r"\\")
+    assert len({line.count("&") - line.count(r"\&") for line in lines if line.endswith(r"\\")}) == 1
