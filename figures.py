@@ -168,9 +168,15 @@ def seeds(facts: dict) -> Figure:
 # ---------------------------------------------------------------- robustness
 
 
+def middle_amount(found: dict) -> float:
+    """Of the amounts of a log the middle one."""
+    amounts = sorted({row["amount"] for row in found["rows"]})
+    return amounts[len(amounts) // 2]
+
+
 def heat_map(found: dict, amount: float | None = None) -> Figure:
-    """Loss of accuracy in points, models x conditions, at one amount (the largest); a star where it is significant."""
-    amount = amount if amount is not None else max(row["amount"] for row in found["rows"])
+    """Loss of accuracy in points, models x conditions, at one amount (the middle one); a star where it is significant."""
+    amount = amount if amount is not None else middle_amount(found)
     rows = {(r["condition"], r["model"]): r for r in found["rows"] if r["amount"] == amount}
     names, models = list(dict.fromkeys(key[0] for key in rows)), [m["model"] for m in found["models"]]
     values = np.array([[100 * rows[name, model]["drop"] for model in models] for name in names])
@@ -223,8 +229,8 @@ MECHANISMS = (
 
 
 def mechanism_bars(found: dict, amount: float | None = None) -> Figure:
-    """How each condition reaches a model, at one amount (the largest)."""
-    amount = amount if amount is not None else max(row["amount"] for row in found["mechanisms"])
+    """How each condition reaches a model, at one amount (the middle one)."""
+    amount = amount if amount is not None else middle_amount(found)
     chosen = {row["condition"]: row for row in found["mechanisms"] if row["amount"] == amount}
     figure, axes = plt.subplots(
         1, len(MECHANISMS), figsize=(13, 1.2 + 0.26 * len(chosen)), layout="constrained", sharey=True
