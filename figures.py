@@ -175,7 +175,7 @@ def middle_amount(found: dict) -> float:
 
 
 def heat_map(found: dict, amount: float | None = None) -> Figure:
-    """Loss of accuracy in points, models x conditions, at one amount (the middle one); a star where it is significant."""
+    """Loss of accuracy in points, models x conditions, at one amount (the middle one); a star: significant."""
     amount = amount if amount is not None else middle_amount(found)
     rows = {(r["condition"], r["model"]): r for r in found["rows"] if r["amount"] == amount}
     names, models = list(dict.fromkeys(key[0] for key in rows)), [m["model"] for m in found["models"]]
