@@ -146,7 +146,7 @@ def tokens_as_text(reviews: Reviews, split: str, whole: bool) -> list[str]:
     """The ids of each review's tokens, with blanks between them."""
     chosen = getattr(reviews, split)
     if whole:
-        ids = reviews.tokenizer(chosen.texts, add_special_tokens=False)["input_ids"]
+        ids = reviews.tokenizer(chosen.texts, add_special_tokens=False, verbose=False)["input_ids"]
     else:
         ids = chosen.dataset["input_ids"]
     return [" ".join(map(str, tokens)) for tokens in ids]

@@ -91,10 +91,12 @@ def costs(facts: dict) -> Figure:
             [run[what] / scale for run in front] for what, scale in ((key, unit), ("best_validation_accuracy", 0.01))
         )
         axis.plot(xs, ys, color="0.6", linewidth=1.2, drawstyle="steps-post", zorder=1)
-        for run in runs.values():
+        for number, run in enumerate(runs.values()):
             x, y = run[key] / unit, 100 * run["best_validation_accuracy"]
             axis.scatter(x, y, s=45, color=color_of(run["experiment"]), zorder=2)
-            axis.annotate(run["key"], (x, y), textcoords="offset points", xytext=(6, 4), fontsize=10)
+            axis.annotate(
+                run["key"], (x, y), textcoords="offset points", xytext=(6, 4 if number % 2 else -12), fontsize=10
+            )
         if "0" in facts["runs"]:
             floor = 100 * facts["runs"]["0"]["best_validation_accuracy"]
             axis.axhline(floor, color=FLOOR, linestyle="--", linewidth=1)
@@ -102,7 +104,6 @@ def costs(facts: dict) -> Figure:
         axis.margins(x=0.1, y=0.1)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="best validation accuracy (%)")
-    axes[0].set_xscale("log")
     figure.suptitle("Accuracy and its cost")
     return figure
 
@@ -239,21 +240,23 @@ def mechanism_bars(found: dict, amount: float | None = None) -> Figure:
         axis.barh(list(chosen), [100 * row[key] for row in chosen.values()], color="tab:blue")
         axis.set(xlabel=title)
         axis.grid(alpha=0.3, axis="x")
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(chosen) - 0.4, -0.6)
     figure.suptitle(f"How the damage reaches the model, at amount {amount:g}")
     return figure
 
 
 def attack_curves(found: dict) -> Figure:
     """Accuracy over the number of edited words: greedy as a full line, random as a dashed one."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     experiments = {model["model"]: model["experiment"] for model in found["models"]}
     for result in found["attacks"]:
         color = color_of(experiments[result["model"]])
-        for kind, style in (("greedy", "-"), ("random", "--")):
+        for kind, style, label in (("greedy", "-", result["model"]), ("random", "--", None)):
             values = [100 * value for value in result[kind]]
-            axis.plot(range(len(values)), values, style, color=color, label=f"{result['model']}, {kind}")
-    axis.set(xlabel="words edited", ylabel="accuracy (%)", title="Accuracy under attack")
+            axis.plot(range(len(values)), values, style, color=color, label=label)
+    axis.set(xlabel="words edited (full: chosen to hurt, dashed: at random)", ylabel="accuracy (%)")
+    axis.set_title("Accuracy under attack")
+    axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
