@@ -569,7 +569,8 @@ def write_figures(found: dict, folder: Path) -> None:
     if found.get("attacks"):
         figures["attack"] = attack_curves(found)
     for name, figure in figures.items():
-        figure.savefig(folder / f"robustness_{name}.png", dpi=110)
+        # A panel a condition makes a large figure.
+        figure.savefig(folder / f"robustness_{name}.png", dpi=60 if name == "severity" else 110)
         plt.close(figure)
 
 
