@@ -8,6 +8,7 @@ PROFILE ?= quick
 .PHONY: run test report lint notebook setup
 
 run: $(VENV)/ready
+	$(BIN)/python baseline.py profile=$(PROFILE)
 	$(BIN)/python train.py configs/[1-8]_*.yaml profile=$(PROFILE)
 	$(BIN)/python report.py logs/$(PROFILE)
 
