@@ -89,8 +89,8 @@ def table_caption(runs: list[Run]) -> str:
     return (
         f"Trained on {data['train']:,}, validated on {data['validation']:,} and tested on {data['test']:,} reviews "
         f"({data['source']}), on {'; '.join(devices)}. Train acc.: over the reviews since the evaluation before the "
-        "last, dropout on. Best val. acc.: the highest of all evaluations (in bold the best of the eight); test acc.: of "
-        "the model kept at that point. Times are wall-clock, evaluation apart from training. Memory: "
+        "last, dropout on. Best val. acc.: the highest of all evaluations (in bold the best of the eight); test acc.: "
+        "of the model kept at that point. Times are wall-clock, evaluation apart from training. Memory: "
         f"{memory}, averaged over the steps after the first ones."
     )
 
