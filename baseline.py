@@ -1,7 +1,7 @@
 """The floor beside the eight: logistic regression on bags of words, which costs seconds.
 
     python baseline.py                          # IMDB: logs/imdb/0_bag_of_words and logs/imdb/0w_bag_of_words_whole
-    python baseline.py profile=quick            # the reviews of another profile
+    python baseline.py profile=quick            # the reviews of another profile; run_dir=FOLDER/0 writes into FOLDER
 
 A review is the TF-IDF of its tokens and of its pairs of neighbouring tokens, once of the tokens that the eight read
 (`0_bag_of_words`), once of the whole review (`0w_bag_of_words_whole`). The strength of the regularisation is chosen on
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reviews = load_reviews(config.data)
         for whole in (False, True):
             name = "bag_of_words_whole" if whole else "bag_of_words"
-            run_floor(config, reviews, whole, Path("logs") / config.profile / f"{'0w' if whole else '0'}_{name}")
+            run_floor(config, reviews, whole, Path(config.run_dir).parent / f"{'0w' if whole else '0'}_{name}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

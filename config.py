@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 PROFILES = Path(__file__).resolve().parent / "configs" / "profiles"
+BACKBONES = ("lstm", "transformer", "bert")
 PACKAGED = "packaged"
 DEEPEST = 10
 
@@ -95,7 +96,7 @@ class ModelConfig:
     backbone: str = setting(
         "lstm",
         "lstm: lstm.py; transformer: transformer_solution.py; bert: a pretrained encoder",
-        choices=("lstm", "transformer", "bert"),
+        choices=BACKBONES,
     )
     decoder: bool = setting(False, "lstm: a decoder over the encoder")
     attention: bool = setting(False, "lstm: one-head self-attention before the decoder")
@@ -190,8 +191,13 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     file = (str(path), read_yaml(Path(path)))
     given = [(f"override {text[:80]!r}", parse_override(text)) for text in overrides]
     named = [OmegaConf.to_container(layer)["profile"] for _, layer in [file, *given] if "profile" in layer]
-    profile = read_profile(named[-1] if named else Config.profile)
-    layers = [profile, file] if "profile" in file[1] and len(named) == 1 else [file, profile]
+    origin, profile = read_profile(named[-1] if named else Config.profile)
+    # What a profile says of one kind of model only stands in a section of that backbone's name: the weakest of all.
+    families = {name: profile.pop(name) for name in BACKBONES if name in profile}
+    backbones = [OmegaConf.select(layer, "model.backbone") for _, layer in [file, *given]]
+    family = families.get(([name for name in backbones if name] or [ModelConfig.backbone])[-1])
+    layers = [(origin, profile), file] if "profile" in file[1] and len(named) == 1 else [file, (origin, profile)]
+    layers = [*([(origin, family)] if family is not None else []), *layers]
     config = schema(Config)
     layers += given
     for origin, layer in layers:
