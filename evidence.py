@@ -312,7 +312,7 @@ def robustness_facts(found: dict) -> dict:
 
     Returns:
         `drops` and `mechanisms` nested so, `controls` by amount and experiment, `attacks` by experiment, and of each
-        condition, in `examples`, the review whose probability changed most.
+        condition, in `examples`, the review whose probability changed most at the smallest amount.
     """
     experiments = {model["model"]: str(model["experiment"]) for model in found["models"]}
     drops, mechanisms, examples = {}, {}, {}
@@ -325,11 +325,11 @@ def robustness_facts(found: dict) -> dict:
         by_amount[experiments[row["model"]]] = entry
     for row in found["mechanisms"]:
         mechanisms.setdefault(row["condition"], {})[f"{row['amount']:g}"] = row
-    for example in found["examples"]:
-        size = abs(example["probability_after"] - example["probability_before"])
-        kept = examples.get(example["condition"])
-        if kept is None or size > abs(kept["probability_after"] - kept["probability_before"]):
-            examples[example["condition"]] = example
+    # Of little damage, which can be read, that with the largest effect.
+    for example in sorted(
+        found["examples"], key=lambda e: (e["amount"], -abs(e["probability_after"] - e["probability_before"]))
+    ):
+        examples.setdefault(example["condition"], example)
     return {
         "reviews": found["reviews"],
         "models": {experiments[model["model"]]: model for model in found["models"]},

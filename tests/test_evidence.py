@@ -126,7 +126,7 @@ def test_seeds_are_gathered_by_experiment(tmp_path):
 def test_a_log_of_damages_is_told_by_condition_amount_and_experiment():
     row = {"condition": "qwerty", "amount": 0.4, "model": "4 lstm", "accuracy": 0.7, "drop": 0.1, "adjusted_p": 0.01}
     row |= {"flip_rate": 0.2, "probability_change": -0.1, "drop_interval": [0.05, 0.15]}
-    example = {"condition": "qwerty", "probability_before": 0.1, "probability_after": 0.7}
+    example = {"condition": "qwerty", "amount": 0.4, "probability_before": 0.1, "probability_after": 0.7}
     found = robustness_facts(
         {
             "reviews": 10,
@@ -135,7 +135,11 @@ def test_a_log_of_damages_is_told_by_condition_amount_and_experiment():
             "mechanisms": [{"condition": "qwerty", "amount": 0.4, "tokens_added": 0.3}],
             "controls": [{"amount": 0.4, "model": "4 lstm", "drop": 0.03, "drop_interval": [0.01, 0.05]}],
             "attacks": [{"model": "4 lstm", "greedy": [0.8, 0.1]}],
-            "examples": [{**example, "probability_after": 0.6}, example],
+            "examples": [
+                {**example, "probability_after": 0.6},
+                {**example, "amount": 0.8, "probability_after": 0.9},
+                example,
+            ],
         }
     )
     assert found["drops"]["qwerty"]["0.4"]["4"]["low"] == 0.05
