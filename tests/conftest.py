@@ -73,19 +73,24 @@ def write_review_files(folder: Path) -> Path:
 def make_config(review_files, tmp_path):
     """`make_config("5_transformer_prenorm", "train.epochs=2", ...)`: an experiment on the small files, small."""
 
-    def make(experiment: str, *overrides: str) -> Config:
-        path = f"configs/{experiment}.yaml"
-        backbone = load_config(path).model.backbone
-        common = [
-            "data.source=files",
-            *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
-            f"data.cache_dir={review_files / 'cache'}",
-            "data.max_length=24",
-            f"run_dir={tmp_path / 'run'}",
-            "device=cpu",
-            "train.batch_size=8",
-            "train.eval_steps=4",
-        ]
-        return load_config(path, [*common, *SMALL[backbone], *overrides])
+    return lambda experiment, *overrides: small_config(experiment, review_files, tmp_path / "run", *overrides)
 
-    return make
+
+def small_config(experiment: str, files: Path, run_dir: Path, *overrides: str) -> Config:
+    """An experiment on the small files of a folder, small."""
+    path = f"configs/{experiment}.yaml"
+    common = [
+        "data.source=files",
+        *(f"data.{name}={files / name}.csv" for name in ("train", "validation", "test")),
+        f"data.cache_dir={files / 'cache'}",
+        "data.max_length=24",
+        f"run_dir={run_dir}",
+        "device=cpu",
+        "train.epochs=3" if experiment != "8_bert" else "train.epochs=2",
+        "train.batch_size=8",
+        "train.eval_steps=4",
+        "train.learning_rate=0.001",
+        "train.schedule=constant_with_warmup",
+        "train.warmup_fraction=0",
+    ]
+    return load_config(path, [*common, *SMALL[load_config(path).model.backbone], *overrides])

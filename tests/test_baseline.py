@@ -1,25 +1,20 @@
 """baseline.py: the linear floor on the tests' small reviews."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import small_config
 
 import baseline
-from config import load_config
 from data import load_reviews
 from evidence import load_run, read_predictions
 
 
 @pytest.fixture(scope="module")
 def config(review_files):
-    settings = [
-        "data.source=files",
-        *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
-        f"data.cache_dir={review_files / 'cache'}",
-        "data.max_length=12",
-    ]
-    return load_config("configs/1_lstm.yaml", settings)
+    return small_config("1_lstm", review_files, Path("unused"), "data.max_length=12")
 
 
 @pytest.fixture(scope="module")

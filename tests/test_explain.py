@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import small_config
 
-from config import load_config
 from explain import attention, occlusion, words_map
 from robustness import TrainedModel
 from train import run
@@ -17,23 +17,10 @@ WORDS = ["A", "good-looking", "film", "but", "extraordinarily", "bad", "at", "th
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, review_files):
-    from conftest import SMALL
-
     found = {}
-    kinds = {"1_lstm": "lstm", "4_lstm_attention": "lstm", "5_transformer_prenorm": "transformer"}
-    for experiment, kind in kinds.items():
+    for experiment in ("1_lstm", "4_lstm_attention", "5_transformer_prenorm"):
         folder = tmp_path_factory.mktemp("explain") / experiment
-        settings = [
-            "data.source=files",
-            *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
-            f"data.cache_dir={review_files / 'cache'}",
-            "data.max_length=24",
-            f"run_dir={folder}",
-            "device=cpu",
-            "train.epochs=1",
-            *SMALL[kind],
-        ]
-        run(load_config(f"configs/{experiment}.yaml", settings))
+        run(small_config(experiment, review_files, folder, "train.epochs=1"))
         found[experiment[0]] = TrainedModel(folder)
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import small_config
 from scipy.stats import false_discovery_control
 
 import robustness
@@ -76,27 +77,10 @@ def test_an_excerpt_begins_a_little_before_the_first_change():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, review_files):
     """Run folders of two small trained models."""
-    from conftest import SMALL
-
-    from config import load_config
-
     folders = []
     for experiment in ("1_lstm", "5_transformer_prenorm"):
-        folder = tmp_path_factory.mktemp("robust") / experiment
-        settings = [
-            "data.source=files",
-            *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
-            f"data.cache_dir={review_files / 'cache'}",
-            "data.max_length=24",
-            f"run_dir={folder}",
-            "device=cpu",
-            "train.batch_size=8",
-            "train.epochs=4",
-            "train.learning_rate=0.01",
-            *SMALL["lstm" if experiment == "1_lstm" else "transformer"],
-        ]
-        run(load_config(f"configs/{experiment}.yaml", settings))
-        folders.append(folder)
+        folders.append(tmp_path_factory.mktemp("robust") / experiment)
+        run(small_config(experiment, review_files, folders[-1], "train.epochs=4", "train.learning_rate=0.01"))
     return folders
 
 

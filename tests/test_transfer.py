@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from conftest import small_config
 
-from config import load_config
 from predict import predict
 from train import run
 from transfer import main
@@ -12,20 +12,8 @@ from transfer import main
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, review_files):
-    from conftest import SMALL
-
     folder = tmp_path_factory.mktemp("transfer") / "1_lstm"
-    settings = [
-        "data.source=files",
-        *(f"data.{name}={review_files / name}.csv" for name in ("train", "validation", "test")),
-        f"data.cache_dir={review_files / 'cache'}",
-        "data.max_length=24",
-        f"run_dir={folder}",
-        "device=cpu",
-        "train.epochs=1",
-        *SMALL["lstm"],
-    ]
-    run(load_config("configs/1_lstm.yaml", settings))
+    run(small_config("1_lstm", review_files, folder, "train.epochs=1"))
     return folder
 
 
