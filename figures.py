@@ -135,16 +135,16 @@ MEMORY_PARTS = (
 
 def memory(facts: dict) -> Figure:
     """What a step keeps by arithmetic, stacked, beside the resident memory that was measured."""
-    rows = [row for row in facts["memory"] if str(row["experiment"]) in facts["runs"]]
+    rows = [row for row in facts["memory"] if row["key"] in facts["runs"]]
     figure, axis = plt.subplots(figsize=(9, 4.4), layout="constrained")
     bottom = np.zeros(len(rows))
     for key, title in MEMORY_PARTS:
         sizes = np.array([row[key] / GIB for row in rows])
         axis.bar(range(len(rows)), sizes, bottom=bottom, label=title, width=0.6)
         bottom += sizes
-    measured = [facts["runs"][str(row["experiment"])]["steady_memory_bytes"] / GIB for row in rows]
+    measured = [facts["runs"][row["key"]]["steady_memory_bytes"] / GIB for row in rows]
     axis.plot(range(len(rows)), measured, "k_", markersize=28, markeredgewidth=2, label="measured, mean of the steps")
-    axis.set_xticks(range(len(rows)), [f"{row['experiment']} {row['name']}" for row in rows], rotation=20, ha="right")
+    axis.set_xticks(range(len(rows)), [f"{row['key']} {row['name']}" for row in rows], rotation=20, ha="right")
     axis.set(ylabel="memory (GiB)", title="Memory by arithmetic and as measured")
     axis.grid(alpha=0.3, axis="y")
     axis.legend(fontsize=8)

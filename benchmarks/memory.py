@@ -50,6 +50,7 @@ def row(path: Path, settings: list[str], reviews: int, tokens: int) -> dict:
     model.start_epoch(config.train.epochs)
     weights, trained = count_parameters(model), count_parameters(model, trainable=True)
     return {
+        "key": path.stem.partition("_")[0],
         "experiment": config.experiment,
         "name": config.name,
         "batch": [reviews, tokens],
@@ -75,8 +76,7 @@ def main() -> int:
         found.append({**row(path, [], options.reviews, options.tokens), "libraries_bytes": base})
         sizes = {key: found[-1][key] / 2**20 for key in found[-1] if key.endswith("_bytes")}
         print(
-            f"{found[-1]['experiment']} {found[-1]['name']}: "
-            + ", ".join(f"{k[:-6]} {v:,.0f} MiB" for k, v in sizes.items())
+            f"{found[-1]['key']} {found[-1]['name']}: " + ", ".join(f"{k[:-6]} {v:,.0f} MiB" for k, v in sizes.items())
         )
     if options.output:
         options.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -52,7 +52,7 @@ def write_logs(folder):
     (folder / "quick").mkdir()
     (folder / "quick" / "robustness.json").write_text(json.dumps(damages()))
     memory = [
-        {"experiment": int(key), "name": f"model_{key}"}
+        {"key": key, "name": f"model_{key}"}
         | {f"{part}_bytes": 2**26 for part in ("libraries", "weights", "gradients", "optimizer", "saved")}
         for key in WRONG
         if key != "0"
