@@ -199,6 +199,7 @@ def run_facts(run: Run) -> dict:
         "key": run.key,
         **{key: summary[key] for key in keys},
         "epochs": summary.get("epochs"),
+        "reviews": {split: summary["data"][split] for split in ("train", "validation", "test")},
         "test_interval": share_interval(int(hits.sum()), len(hits)),
         **(curve_facts(run) if run.summary["experiment"] else {}),
     }
