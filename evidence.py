@@ -21,6 +21,8 @@ GIB = 2**30
 SIGNIFICANT = 0.05
 # Asked of the report: each pair's later experiment against the one that it builds on.
 PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
+# How a verdict names what is no experiment.
+NAMES = {"0": "the linear floor", "8t": "8 with all layers trained"}
 COSTS = ("train_seconds", "steady_memory_bytes", "parameters")
 
 
@@ -274,7 +276,7 @@ def describe(runs: Sequence[Run]) -> dict:
         "fastest": min(neural, key=lambda d: d["train_seconds"])["key"],
         "smallest_gap": min(neural, key=lambda d: abs(d["gap"]))["key"],
         "comparisons": {
-            key: {**asdict(c), "shown": c.shown, "verdict": c.verdict()}
+            key: {**asdict(c), "shown": c.shown, "verdict": c.verdict(NAMES)}
             for key, c in compare_all(by_key, pairs).items()
         },
         "frontiers": {cost: frontier(neural, cost) for cost in COSTS},

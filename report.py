@@ -103,7 +103,7 @@ class ClaimError(ValueError):
 
 
 def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
-    """The whole report of a folder of logs: `figures/`, `table.md`, `table.tex`, `facts.json` and `report.pdf`.
+    """The whole report of a folder of logs: figures/, table.md, table.tex, answer.md, facts.json and report.pdf.
 
     Args:
         logs: as for `evidence.facts`.
@@ -124,6 +124,7 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
         save(figure, output / "figures" / name)
     (output / "table.md").write_text(results_table(runs) + "\n\n" + table_caption(runs) + "\n")
     (output / "table.tex").write_text(results_latex(runs) + "\n")
+    (output / "answer.md").write_text(answer(found) + "\n")
     header, rows = results_cells(runs, "*{}*")
     found |= {"table": {"header": header, "rows": rows, "caption": table_caption(runs)}}
     (output / "facts.json").write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -136,6 +137,24 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
     except typst.TypstError as error:
         raise ClaimError(f"{template}: {error}") from None
     return found
+
+
+def answer(found: dict) -> str:
+    """The answer in three sentences, as README leads with it; every number and every verdict from the facts."""
+    best, second, scratch, fastest = found["ranking"][0], found["ranking"][1], found["best_scratch"], found["fastest"]
+
+    def told(key: str) -> str:
+        run = found["runs"][key]
+        return f"experiment {key} ({run['architecture']}), {100 * run['test_accuracy']:.1f}% of the test reviews right"
+
+    verdicts = {key: c["verdict"] for key, c in found["comparisons"].items()}
+    first = f"**Of the eight, {told(best)}, is best on the validation reviews; {verdicts[f'{best}-{second}']}.**"
+    others = f"Of those trained from nothing the best is {told(scratch)}; the fastest is {told(fastest)}, after "
+    others += f"{found['runs'][fastest]['train_seconds'] / 60:.0f} minutes of training."
+    floor = found["runs"]["0"]
+    last = f"A linear model on bags of the same words has {100 * floor['test_accuracy']:.1f}% right after "
+    last += f"{floor['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}."
+    return "\n".join([first, others, last])
 
 
 def all_figures(found: dict, runs: list[Run], damaged: dict) -> dict[str, Figure]:

@@ -116,6 +116,13 @@ def test_the_report_is_written_with_its_facts_tables_and_figures_the_same_each_t
     assert not written["comparisons"]["2-1"]["shown"]
     assert written["ranking"][:2] == ["8", "4"]
     assert written["best_scratch"] == "4"
+    answer = (tmp_path / "out" / "answer.md").read_text()
+    assert answer.startswith(
+        "**Of the eight, experiment 8 (architecture 8, 30% dropped & more), 90.0% of the test reviews"
+    )
+    assert "no difference between experiment 8 and experiment 4 is shown" in answer
+    assert "the fastest is experiment 1 (architecture 1" in answer
+    assert "A linear model on bags of the same words has 95.0% right after 100 seconds" in answer
     assert "| **8** |" in (tmp_path / "out" / "table.md").read_text()
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert {"learning_curves.png", "costs.pdf", "comparisons.png", "memory.pdf", "robustness_attack.png"} <= names
