@@ -194,8 +194,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     origin, profile = read_profile(named[-1] if named else Config.profile)
     # What a profile says of one kind of model only stands in a section of that backbone's name: the weakest of all.
     families = {name: profile.pop(name) for name in BACKBONES if name in profile}
-    backbones = [OmegaConf.select(layer, "model.backbone") for _, layer in [file, *given]]
-    family = families.get(([name for name in backbones if name] or [ModelConfig.backbone])[-1])
+    backbones = [flat(OmegaConf.to_container(layer)).get("model.backbone") for _, layer in [file, *given]]
+    family = families.get(([name for name in backbones if isinstance(name, str)] or [ModelConfig.backbone])[-1])
     layers = [(origin, profile), file] if "profile" in file[1] and len(named) == 1 else [file, (origin, profile)]
     layers = [*([(origin, family)] if family is not None else []), *layers]
     config = schema(Config)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, make_texts
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from checkpoint import checkpoints_of, write_manifest
@@ -106,6 +106,8 @@ VALUES = st.one_of(
 
 @settings(max_examples=4_000, **SETTINGS)
 @given(given_settings=st.lists(st.tuples(st.one_of(st.sampled_from(KEYS), st.text(max_size=12)), VALUES), max_size=3))
+@example(given_settings=[("model.backbone", "- ")])
+@example(given_settings=[("model", "3")])
 def test_any_setting_of_the_command_line_is_taken_or_refused_by_name(given_settings):
     overrides = [f"{key}={value}" for key, value in given_settings]
     config, refusal = outcome(load_config, "configs/5_transformer_prenorm.yaml", overrides)
