@@ -378,13 +378,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error})") from None
-
-
-def mebibytes(count: float) -> str:
-    """`1,234`, of bytes."""
-    return f"{count / 2**20:,.0f}"
-
-
-def gibibytes(count: float) -> str:
-    """`1.23`, of bytes."""
-    return f"{count / GIB:.2f}"
