@@ -133,16 +133,10 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             lines = [
                 (int(line["row"]), int(line["label"]), float(line["probability"])) for line in csv.DictReader(file)
             ]
+        rows, labels, probabilities = map(np.array, zip(*lines, strict=True))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the predictions of a run ({error!r}); expected row,label,probability") from None
-    rows, labels, probabilities = map(np.array, zip(*lines, strict=True))
     return rows, labels, probabilities
-
-
-def right(run: Run, split: str = "test") -> np.ndarray:
-    """(n,) whether each review of a split was labelled right."""
-    _, labels, probabilities = read_predictions(run.folder / f"{split}_predictions.csv")
-    return (probabilities >= 0.5) == labels
 
 
 def compare_runs(first: Run, second: Run) -> Comparison:
@@ -192,7 +186,8 @@ def curve_facts(run: Run) -> dict:
 def run_facts(run: Run) -> dict:
     """The figures of one run that a report speaks of."""
     summary = run.summary
-    hits = right(run)
+    _, labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
+    hits = (probabilities >= 0.5) == labels
     keys = (
         *("experiment", "name", "architecture", "parameters", "train_accuracy", "best_validation_accuracy"),
         *("test_accuracy", "train_seconds", "evaluation_seconds", "steady_memory_bytes", "seed", "device"),
@@ -367,6 +362,7 @@ def trial_facts(run: Run) -> dict:
         "batch_size": settings["train"]["batch_size"],
         "precision": settings["train"]["precision"],
         "train": run.summary["data"]["train"],
+        "validated_on": run.summary["data"]["validation"],
         "epochs": run.summary["epochs"],
         "validation": run.summary["best_validation_accuracy"],
     }

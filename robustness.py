@@ -23,10 +23,10 @@ from scipy.stats import false_discovery_control
 import perturbations
 from checkpoint import write_text
 from config import InputError, load_config
-from data import load_reviews, read_file
+from data import file_digest, load_reviews, read_file
 from devices import device_name, pick_device
 from figures import attack_curves, heat_map, mechanism_bars, severity_curves
-from models import load_model
+from models import WEIGHTS, load_model
 from perturbations import EIGHT, PERTURBATIONS, WORD, how_many, perturb, random_numbers, replace_spans
 from predict import predict_tokens
 from significance import mcnemar_p, paired_interval
@@ -109,7 +109,6 @@ class TrainedModel:
             raise InputError(f"{run_dir / 'summary.json'}: not the summary of a run ({error!r})") from None
         self.device = pick_device("auto")
         self.model = model.to(self.device)
-        self.weights = hashlib.sha256((run_dir / "best" / "model.safetensors").read_bytes()).hexdigest()
         settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
         # How it was last called is no part of what a tokenizer is.
         settings |= {"truncation": None, "padding": None}
@@ -264,7 +263,7 @@ def measure(
         tokenizer) and `examples`.
     """
     labels = np.asarray(labels)
-    clean = {model.key: model.encode(texts) for model in models}
+    clean = encode_once(models, texts)
     found = remember("clean", lambda: {m.label: m.probabilities(clean[m.key]).tolist() for m in models})
     before = {label: np.array(probabilities) for label, probabilities in found.items()}
     parts = []
@@ -316,7 +315,7 @@ def measure_one(
 ) -> dict:
     """The part of `measure` that is one condition's; `clean` are the texts' tokens by tokenizer."""
     perturbed = perturb(texts, condition.names, condition.amount, seed)
-    damaged = {model.key: model.encode(perturbed) for model in models}
+    damaged = encode_once(models, perturbed)
     where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
     mechanisms = [{**where, **mechanism(texts, perturbed, clean[key], tokens)} for key, tokens in damaged.items()]
     changed = np.array([a != b for a, b in zip(texts, perturbed, strict=True)])
@@ -344,12 +343,17 @@ def controlled(
     rows = []
     for name, control in CONTROLS.items():
         for amount in amounts:
-            damaged = [perturb(texts, which, amount, seed) for which in (control, name)]
+            damaged = [encode_once(models, perturb(texts, which, amount, seed)) for which in (control, name)]
             for model in models:
-                before, after = (model.probabilities(model.encode(some)) for some in damaged)
+                before, after = (model.probabilities(tokens[model.key]) for tokens in damaged)
                 row = {"model": model.label, "experiment": model.experiment, "condition": name, "control": control}
                 rows.append({**row, "amount": amount, **compare(before, after, np.asarray(labels))})
     return rows
+
+
+def encode_once(models: Sequence[TrainedModel], texts: Sequence[str]) -> dict:
+    """The texts' tokens by `TrainedModel.key`: models that share a tokenizer share them."""
+    return {key: model.encode(texts) for key, model in {model.key: model for model in models}.items()}
 
 
 def read_changed(model: TrainedModel, clean: Tokens, damaged: Tokens, before: np.ndarray) -> np.ndarray:
@@ -532,8 +536,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         conditions = all_conditions(options.severities)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         code = [Path(module).read_text() for module in (__file__, perturbations.__file__)]
-        weights = [model.label + model.weights for model in models]
-        identity = [*code, *weights, *texts, str(labels.tolist()), str(options.seed)]
+        weights = [file_digest(run_dir / "best" / WEIGHTS) for run_dir in options.run_dirs]
+        identity = [
+            *code,
+            *(model.label for model in models),
+            *weights,
+            *texts,
+            str(labels.tolist()),
+            str(options.seed),
+        ]
         parts = Parts(options.output, identity)
         found = measure(models, texts, labels, conditions, options.seed, report=tell, remember=parts.remember)
         found["controls"] = parts.remember(

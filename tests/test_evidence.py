@@ -86,6 +86,9 @@ def test_runs_on_other_reviews_are_not_compared(tmp_path):
     path.write_text("row,label\n1,1\n")
     with pytest.raises(InputError, match=r"test_predictions\.csv: not the predictions of a run.*row,label,probability"):
         read_predictions(path)
+    path.write_text("row,label,probability\n")
+    with pytest.raises(InputError, match="not the predictions of a run"):
+        read_predictions(path)
     path.unlink()
     with pytest.raises(InputError, match="not the predictions of a run"):
         compare_runs(one, other)

@@ -223,6 +223,15 @@ def test_tokens_beyond_the_cut_are_counted(models):
     assert max(map(len, tokens.ids)) == models[0].max_length
 
 
+def test_models_that_share_a_tokenizer_share_the_tokens(models, monkeypatch):
+    asked = []
+    encode = TrainedModel.encode
+    monkeypatch.setattr(TrainedModel, "encode", lambda self, texts: asked.append(self.label) or encode(self, texts))
+    tokens = robustness.encode_once([*models, *models], ["one two", "three"])
+    assert len(asked) == len(tokens) == len({model.key for model in models}) == 1
+    assert tokens[models[0].key].ids == models[0].encode(["one two", "three"]).ids
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
