@@ -1,11 +1,11 @@
 # make run: the floor and the eight experiments, quick profile.  make test: the tests.
-# Both set up .venv where it is missing.
+# make report: figures, tables and report.pdf from the committed logs.  All set up .venv where it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: run test lint notebook setup
+.PHONY: run test report lint notebook setup
 
 run: $(VENV)/ready
 	$(BIN)/python baseline.py profile=$(PROFILE)
@@ -14,6 +14,9 @@ run: $(VENV)/ready
 
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+report: $(VENV)/ready
+	$(BIN)/python report.py logs/reference --written report
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -23,6 +23,8 @@ SIGNIFICANT = 0.05
 PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
 # How a verdict names what is no experiment.
 NAMES = {"0": "the linear floor", "8t": "8 with all layers trained"}
+# Tokens at either end of a review that count as its beginning and its end.
+EDGE = 32
 COSTS = ("train_seconds", "steady_memory_bytes", "parameters")
 
 
@@ -283,7 +285,7 @@ def facts(folder: Path, memory: Path) -> dict:
 
     Args:
         folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
-            `trials/`, `yelp_sample/` and `transfer.json`.
+            `trials/`, `yelp_sample/`, `transfer.json` and `reach.json`.
         memory: the rows of benchmarks/memory.py.
 
     Raises:
@@ -300,9 +302,28 @@ def facts(folder: Path, memory: Path) -> dict:
         "trials": [trial_facts(run) for run in load_optional(folder / "trials")],
         "yelp": {run.key: run_facts(run) for run in load_optional(folder / "yelp_sample")},
     }
-    if (folder / "transfer.json").is_file():
-        found["transfer"] = read_json(folder / "transfer.json")
+    for name, read in (("transfer", lambda found: found), ("reach", reach_facts)):
+        if (folder / f"{name}.json").is_file():
+            found[name] = read(read_json(folder / f"{name}.json"))
     return found
+
+
+def reach_facts(found: dict) -> dict:
+    """Of a log of `explain.py`: how many reviews, and by state and experiment the share of the pull on the label that
+    the first and the last `EDGE` tokens have, and that of all between; `middle`: of the token in the middle, as a share
+    of the largest."""
+    return {"reviews": found["reviews"], "edge": EDGE} | {
+        state: {
+            key: {
+                "first": sum(pulls[state][:EDGE]) / sum(pulls[state]),
+                "between": sum(pulls[state][EDGE:-EDGE]) / sum(pulls[state]),
+                "last": sum(pulls[state][-EDGE:]) / sum(pulls[state]),
+                "middle": pulls[state][len(pulls[state]) // 2],
+            }
+            for key, pulls in found["models"].items()
+        }
+        for state in ("untrained", "trained")
+    }
 
 
 def robustness_facts(found: dict) -> dict:

@@ -1,21 +1,102 @@
-"""What a trained model looks at: words that its label depends on, and words that its attention reads.
+"""What a model looks at: positions that its logits can depend on, words that they do depend on, words that it attends.
 
 from explain import attention, occlusion, words_map
 words_map({"4 lstm_attention": attention(model, text)}, "share of the attention")
+
+python explain.py RUN_DIR [RUN_DIR ...] --output reach.json    # positions, before and after training
 """
 
+import argparse
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
+from checkpoint import write_text
+from config import InputError, load_config
+from data import load_reviews
+from evidence import load_run
+from models import BertBackbone, ReviewClassifier, build_model, load_model
 from perturbations import WORD, replace_spans
 from robustness import TrainedModel
 from transformer_solution import MultiHeadedAttention
 
 Words = tuple[list[str], np.ndarray]
+
+
+def reach(model: ReviewClassifier, input_ids: torch.Tensor) -> np.ndarray:
+    """How strongly each position pulls at the label: norm of the gradient of the difference of the two logits by the
+    embedded token, mean over the reviews (saliency, Simonyan et al. 2014, section 3).
+
+    Args:
+        model: any of the eight, trained or not; its dropout is off while this looks.
+        input_ids: (B, T), reviews without padding.
+
+    Returns:
+        (T,)
+    """
+    training, device = model.training, next(model.parameters()).device
+    embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    seen = []
+
+    def watch(module: nn.Module, arguments: tuple, output: torch.Tensor) -> torch.Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1]
+
+    handle = embedding.register_forward_hook(watch)
+    ids, mask = input_ids.to(device), torch.ones_like(input_ids, device=device)
+    try:
+        # cuDNN's recurrent layers have no gradient in evaluation mode.
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+            model.eval()
+            # BERT's frozen layers are computed without gradients unless they are asked for by name.
+            bert = isinstance(model.backbone, BertBackbone)
+            known = {"hidden_states": model.backbone.frozen_states(ids, mask)} if bert else {}
+            logits = model(ids, mask, **known).logits
+            (gradients,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), seen[:1])
+    finally:
+        handle.remove()
+        model.train(training)
+    return gradients.norm(dim=-1).mean(dim=0).double().cpu().numpy()
+
+
+def reach_of_runs(run_dirs: Sequence[Path], count: int = 32) -> dict:
+    """`reach` of each run's model, before its training and after, on the same validation reviews as long as the limit.
+
+    Args:
+        run_dirs: folders of complete runs with their models.
+        count: how many reviews at most.
+
+    Returns:
+        `reviews`, and `models`: by key of the run its name, `untrained` and `trained`, each (T,) as shares of their
+        largest.
+
+    Raises:
+        InputError: a model or its reviews can't be read, or no review is as long as the limit.
+    """
+    found, reviews = {}, 0
+    for run_dir in run_dirs:
+        config = load_config(run_dir / "config.yaml")
+        split = load_reviews(config.data).validation
+        long = np.flatnonzero(split.lengths == config.data.max_length)[:count]
+        if not len(long):
+            raise InputError(f"{run_dir}: no validation review has {config.data.max_length} tokens; nothing to look at")
+        ids, reviews = torch.tensor([split.dataset[int(i)]["input_ids"] for i in long]), len(long)
+        trained, tokenizer, _ = load_model(run_dir / "best")
+        torch.manual_seed(config.seed)
+        untrained = build_model(config.model, len(tokenizer), config.data.max_length)
+        pulls = {"untrained": reach(untrained, ids), "trained": reach(trained, ids)}
+        run = load_run(run_dir)
+        found[run.key] = {"name": run.summary["name"]} | {
+            state: [float(f"{value:.4g}") for value in values / values.max()] for state, values in pulls.items()
+        }
+    return {"reviews": reviews, "models": found}
 
 
 def occlusion(model: TrainedModel, text: str) -> Words:
@@ -97,3 +178,22 @@ def words_map(rows: dict[str, Words], title: str) -> Figure:
     axis.set_title(title)
     figure.colorbar(image, ax=axis)
     return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
+    parser = argparse.ArgumentParser(description="How strongly each position of a review pulls at the label.")
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    options = parser.parse_args(arguments)
+    try:
+        found = reach_of_runs(options.run_dirs)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(options.output, json.dumps(found, allow_nan=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

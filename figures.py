@@ -124,6 +124,23 @@ def comparisons(facts: dict) -> Figure:
     return figure
 
 
+def reach(panels: dict[str, dict[str, Sequence[float]]]) -> Figure:
+    """How strongly each position pulls at the label (`explain.reach`): a panel a title, a line a model."""
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(3 + 5 * len(panels), 3.8), layout="constrained", squeeze=False, sharey=True
+    )
+    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        for label, pulls in rows.items():
+            values = np.array(pulls) / max(pulls)
+            axis.semilogy(values, label=label, color=color_of(int(label[0])), linewidth=1.5)
+        axis.set(xlabel="position of the token in the review", title=title, ylim=(1e-9, 3))
+        axis.grid(alpha=0.3)
+    axes[0][0].set(ylabel="pull on the label, share of the largest")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
 MEMORY_PARTS = (
     ("libraries_bytes", "interpreter and libraries"),
     ("weights_bytes", "weights"),

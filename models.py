@@ -97,8 +97,10 @@ class BertBackbone(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden_states: Tensor | None = None) -> Tensor:
         """Summarise a batch; `hidden_states` are those of `frozen_states`, where they are known already."""
-        x = self.frozen_states(input_ids, attention_mask) if hidden_states is None else hidden_states
-        x = x.to(self.model.embeddings.word_embeddings.weight.dtype)
+        if hidden_states is None:
+            with torch.no_grad():
+                hidden_states = self.frozen_states(input_ids, attention_mask)
+        x = hidden_states.to(self.model.embeddings.word_embeddings.weight.dtype)
         tokens = attention_mask[:, None, None, :] != 0
         added = torch.zeros(tokens.shape, dtype=x.dtype, device=x.device).masked_fill(~tokens, torch.finfo(x.dtype).min)
         *layers, last = self.model.encoder.layer[self.frozen_layers :]
@@ -106,7 +108,6 @@ class BertBackbone(nn.Module):
             x = layer(x, attention_mask=added)
         return self.first_position(last, x, tokens)[:, 0]
 
-    @torch.no_grad()
     def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Output of the embedding and the layers that are never trained, (B, T, D)."""
         layers = self.model.encoder.layer

@@ -120,7 +120,10 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
     found, runs = facts(logs, memory), load_runs(logs / "imdb")
     damaged = read_json(logs / "quick" / "robustness.json")
     (output / "figures").mkdir(parents=True, exist_ok=True)
-    for name, figure in all_figures(found, runs, damaged).items():
+    drawn = all_figures(found, runs, damaged)
+    if "reach" in found:
+        drawn["reach"] = reach_figure(read_json(logs / "reach.json"))
+    for name, figure in drawn.items():
         save(figure, output / "figures" / name)
     (output / "table.md").write_text(results_table(runs) + "\n\n" + table_caption(runs) + "\n")
     (output / "table.tex").write_text(results_latex(runs) + "\n")
@@ -173,6 +176,18 @@ def all_figures(found: dict, runs: list[Run], damaged: dict) -> dict[str, Figure
     if found["seeds"]:
         drawn["seeds"] = figures.seeds(found)
     return drawn
+
+
+def reach_figure(found: dict) -> Figure:
+    """The two panels of a log of `explain.py`."""
+    return figures.reach(
+        {
+            f"{state.capitalize()} models": {
+                f"{key} {pulls['name']}": pulls[state] for key, pulls in found["models"].items()
+            }
+            for state in ("untrained", "trained")
+        }
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -14,6 +14,7 @@ from evidence import (
     curve_facts,
     frontier,
     load_run,
+    reach_facts,
     read_predictions,
     robustness_facts,
     seed_facts,
@@ -157,3 +158,11 @@ def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(InputError, match=r"x\.json: can't be read"):
         evidence.read_json(tmp_path / "x.json")
+
+
+def test_the_reach_is_summed_over_beginning_middle_and_end():
+    pulls = [1.0] * 32 + [0.5] * 64 + [0.25] * 32
+    found = reach_facts({"reviews": 3, "models": {"4": {"name": "m", "untrained": pulls, "trained": pulls[::-1]}}})
+    assert found["reviews"] == 3
+    assert found["untrained"]["4"] == {"first": 32 / 72, "between": 32 / 72, "last": 8 / 72, "middle": 0.5}
+    assert (found["trained"]["4"]["first"], found["trained"]["4"]["last"]) == (8 / 72, 32 / 72)

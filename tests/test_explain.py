@@ -1,12 +1,18 @@
-"""explain.py: occlusion and attention of small trained models."""
+"""explain.py: occlusion, attention and reach of small models."""
+
+import json
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from conftest import small_config
+from torch import nn
+from transformers import BertConfig, BertModel
 
-from explain import attention, occlusion, words_map
+from explain import attention, main, occlusion, reach, words_map
+from figures import reach as draw_reach
+from models import BertBackbone, ReviewClassifier
 from robustness import TrainedModel
 from train import run
 from transformer_solution import MultiHeadedAttention
@@ -70,3 +76,70 @@ def test_the_map_has_a_row_a_model_and_a_column_a_word(models):
     assert [text.get_text() for text in axis.get_yticklabels()] == ["1", "5"]
     assert axis.images[0].get_array().shape == (2, 9)
     plt.close(figure)
+
+
+class Weighted(nn.Module):
+    """A sum of embedded tokens, each position with a weight of its own."""
+
+    output_size = 5
+
+    def __init__(self, weights):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 5)
+        self.weights = torch.tensor(weights)[:, None]
+
+    def forward(self, input_ids, attention_mask):
+        return (self.embedding(input_ids) * self.weights).sum(dim=1)
+
+
+def test_a_position_pulls_by_its_weight_in_the_difference_of_the_logits():
+    model = ReviewClassifier(Weighted([0.5, -2.0, 0.0])).train()
+    pulls = reach(model, torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 4, 7]]))
+    row = model.classifier.weight[1] - model.classifier.weight[0]
+    assert pulls == pytest.approx(np.array([0.5, 2.0, 0.0]) * row.norm().item(), rel=1e-5)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.backbone.embedding._forward_hooks
+
+
+def test_a_frozen_encoder_is_looked_through():
+    """Held against autograd through the whole encoder, its embedded tokens given."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 20, "num_attention_heads": 3}
+    encoder = BertModel(BertConfig(num_hidden_layers=3, **sizes), add_pooling_layer=False).double()
+    model = ReviewClassifier(BertBackbone(encoder, thaw_epoch=2, thaw_layers=1)).double()
+    ids = torch.randint(1, 31, (5, 7))
+    pulls = reach(model, ids)
+    encoder.eval()
+    embedded = encoder.embeddings.word_embeddings(ids).detach().requires_grad_()
+    logits = model.classifier(encoder(inputs_embeds=embedded).last_hidden_state[:, 0])
+    (logits[:, 1] - logits[:, 0]).sum().backward()
+    assert pulls == pytest.approx(embedded.grad.norm(dim=-1).mean(dim=0).numpy(), rel=1e-9)
+
+
+def test_the_reach_of_runs_before_and_after_training_is_written(review_files, tmp_path, capsys):
+    folder = tmp_path / "1_lstm"
+    run(small_config("1_lstm", review_files, folder, "train.epochs=1", "data.max_length=8"))
+    assert main([str(folder), "--output", str(tmp_path / "reach.json")]) == 0
+    found = json.loads((tmp_path / "reach.json").read_text())
+    assert 1 <= found["reviews"] <= 20
+    pulls = found["models"]["1"]
+    assert pulls["name"] == "lstm"
+    for state in ("untrained", "trained"):
+        assert len(pulls[state]) == 8
+        assert max(pulls[state]) == 1.0
+    assert pulls["untrained"] != pulls["trained"]
+    # Read at the first step, where the backward direction arrives: the nearer, the stronger, before any training.
+    assert pulls["untrained"][0] == 1.0
+    assert pulls["untrained"][0] > 10 * pulls["untrained"][7]
+    figure = draw_reach({"a": {"1 lstm": pulls["untrained"]}, "b": {"1 lstm": pulls["trained"]}})
+    assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx(pulls["trained"])
+    plt.close(figure)
+
+
+def test_reviews_that_are_all_shorter_than_the_limit_are_refused(review_files, tmp_path, capsys):
+    folder = tmp_path / "1_lstm"
+    run(small_config("1_lstm", review_files, folder, "train.epochs=1", "data.max_length=200"))
+    assert main([str(folder), "--output", str(tmp_path / "reach.json")]) == 2
+    assert "no validation review has 200 tokens" in capsys.readouterr().err

@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from config import Config, DataConfig, TrainConfig
 from models import ReviewClassifier
+
+
+def settings(reviews, tokens, precision="fp32"):
+    return Config(data=DataConfig(max_length=tokens), train=TrainConfig(batch_size=reviews, precision=precision))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ class Mean(nn.Module):
 
 def test_what_is_kept_for_the_way_back_is_counted_once_and_without_weights(memory):
     reviews, tokens = 7, 11
-    found = memory.saved_bytes(ReviewClassifier(Mean()), reviews, tokens)
+    found = memory.saved_bytes(ReviewClassifier(Mean()), settings(reviews, tokens))
     ids = 8 * reviews * tokens
     # Ids for the embedding, its vectors for the sine, their mean for the linear layer; the loss keeps log-probabilities
     # (2 a review), labels and its weight.
@@ -46,12 +51,31 @@ def test_what_is_kept_for_the_way_back_is_counted_once_and_without_weights(memor
 
 def test_more_reviews_keep_as_much_more(memory):
     model = ReviewClassifier(Mean())
-    one, three = (memory.saved_bytes(model, n, 50) for n in (10, 30))
+    one, three = (memory.saved_bytes(model, settings(n, 50)) for n in (10, 30))
     assert three / one == pytest.approx(3, rel=0.01)
 
 
 def test_nothing_is_kept_of_what_has_no_gradient(memory):
     model = ReviewClassifier(Mean())
     model.backbone.requires_grad_(False)
-    assert memory.saved_bytes(model, 7, 50) < 4 * 7 * 50
+    assert memory.saved_bytes(model, settings(7, 50)) < 4 * 7 * 50
     assert torch.is_grad_enabled()
+
+
+class Square(nn.Module):
+    """An embedding, squared by a matrix product."""
+
+    output_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30522, 8)
+
+    def forward(self, input_ids, attention_mask):
+        vectors = self.embedding(input_ids)
+        return (vectors @ vectors.transpose(1, 2) @ vectors).mean(dim=1)
+
+
+def test_half_precision_keeps_less_for_matrix_products(memory):
+    full, half = (memory.saved_bytes(ReviewClassifier(Square()), settings(7, 53, p)) for p in ("fp32", "bf16"))
+    assert half < 0.7 * full
