@@ -33,7 +33,7 @@ from runs import PREDICTIONS, RUN_FILES, write_predictions
 
 log = logging.getLogger(__name__)
 
-STRENGTHS = (1.0, 4.0, 16.0, 64.0)
+STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 SPLITS = ("train", "validation", "test")
 
 
