@@ -50,6 +50,11 @@ class Run:
         prefix = self.folder.name.partition("_")[0]
         return prefix if prefix[:1].isdigit() else str(self.summary["experiment"])
 
+    @property
+    def of_the_eight(self) -> bool:
+        """Whether it is an experiment as assigned: no floor, no variant such as `8t`."""
+        return self.summary["experiment"] > 0 and self.key == str(self.summary["experiment"])
+
     def settings(self) -> dict:
         """Its config.yaml."""
         return load_yaml((self.folder / "config.yaml").read_text())
@@ -252,7 +257,8 @@ def seeds_apart(first: dict, second: dict) -> dict:
 
 
 def describe(runs: Sequence[Run]) -> dict:
-    """What the runs of one folder say: figures, ranking, comparisons, frontiers; the floor where it is among them.
+    """What the runs of one folder say: figures, ranking of the eight, comparisons, frontiers (of variants too); the
+    floor where it is among them.
 
     Raises:
         InputError: predictions are missing, or the runs were tested on different reviews.
@@ -260,9 +266,10 @@ def describe(runs: Sequence[Run]) -> dict:
     by_key = {run.key: run for run in runs}
     described = {key: run_facts(run) for key, run in by_key.items()}
     neural = [d for d in described.values() if d["experiment"]]
-    ranking = [d["key"] for d in sorted(neural, key=lambda d: -d["best_validation_accuracy"])]
+    eight = [described[run.key] for run in runs if run.of_the_eight]
+    ranking = [d["key"] for d in sorted(eight, key=lambda d: -d["best_validation_accuracy"])]
     scratch = [key for key in ranking if described[key]["experiment"] < 8]
-    pairs = [*PAIRS, *zip(ranking, ranking[1:2], strict=False), ("8t", "8"), (ranking[0], "0")]
+    pairs = [*PAIRS, *zip(ranking, ranking[1:2], strict=False), ("8t", "8"), (ranking[0], "0"), ("8t", "0")]
     pairs += [(key, "0") for key in scratch[:1]]
     return {
         "runs": described,
@@ -270,8 +277,8 @@ def describe(runs: Sequence[Run]) -> dict:
         "devices": sorted({run.summary["device"] for run in runs}),
         "ranking": ranking,
         "best_scratch": next(iter(scratch), None),
-        "fastest": min(neural, key=lambda d: d["train_seconds"])["key"],
-        "smallest_gap": min(neural, key=lambda d: abs(d["gap"]))["key"],
+        "fastest": min(eight, key=lambda d: d["train_seconds"])["key"],
+        "smallest_gap": min(eight, key=lambda d: abs(d["gap"]))["key"],
         "comparisons": {
             key: {**asdict(c), "shown": c.shown, "verdict": c.verdict(NAMES)}
             for key, c in compare_all(by_key, pairs).items()

@@ -41,11 +41,11 @@ def results_cells(runs: list[Run], bold: str) -> tuple[list[str], list[list[str]
     """Header and rows of the results: a row a run, its number and the best validation accuracy of the eight in `bold`,
     such as `**{}**`."""
     header = ["#", *(name for name, _ in COLUMNS)]
-    best = max((run.summary["best_validation_accuracy"] for run in runs if run.summary["experiment"]), default=None)
+    best = max((run.summary["best_validation_accuracy"] for run in runs if run.of_the_eight), default=None)
     rows = []
     for run in runs:
         row = [bold.format(run.key), *(cell(run.summary) for _, cell in COLUMNS)]
-        if run.summary["experiment"] and run.summary["best_validation_accuracy"] == best:
+        if run.of_the_eight and run.summary["best_validation_accuracy"] == best:
             column = header.index("best val. acc. (%)")
             row[column] = bold.format(row[column])
         rows.append(row)

@@ -10,7 +10,7 @@ import report
 from report import ClaimError, main, results_latex, write_report
 
 LABELS = np.array([0, 1] * 100)
-WRONG = {"0": 10, "1": 60, "2": 58, "3": 70, "4": 24, "5": 30, "6": 31, "7": 29, "8": 20}
+WRONG = {"0": 10, "1": 60, "2": 58, "3": 70, "4": 24, "5": 30, "6": 31, "7": 29, "8": 20, "8t": 12}
 TEMPLATE = """
 #set document(date: none)
 #let f = json("facts.json")
@@ -28,17 +28,17 @@ def write_logs(folder):
         run_dir.mkdir(parents=True)
         accuracy = 1 - wrong / 200
         summary = {
-            "experiment": int(key),
+            "experiment": int(key[0]),
             "name": f"model_{key}",
             "architecture": f"architecture {key}, 30% dropped & more",
             "seed": 0,
             "epochs": 3,
-            "parameters": 9_000_000 + 1000 * int(key),
+            "parameters": 9_000_000 + 1000 * int(key[0]),
             "train_accuracy": 0.9,
             "best_validation_accuracy": accuracy,
             "best_validation_step": 10,
             "test_accuracy": accuracy,
-            "train_seconds": 100.0 + int(key),
+            "train_seconds": 100.0 + int(key[0]),
             "evaluation_seconds": 3.0,
             "steady_memory_bytes": 2**30,
             "memory": {"kind": "process_resident"},
@@ -116,6 +116,13 @@ def test_the_report_is_written_with_its_facts_tables_and_figures_the_same_each_t
     assert not written["comparisons"]["2-1"]["shown"]
     assert written["ranking"][:2] == ["8", "4"]
     assert written["best_scratch"] == "4"
+    # A variant is compared, and never among the eight.
+    assert sorted(written["ranking"]) == list("12345678")
+    assert written["comparisons"]["8t-8"]["difference"] == pytest.approx((20 - 12) / 200)
+    assert written["frontiers"]["parameters"][-1] == "8t"
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "**90.0**" in table
+    assert "**94.0**" not in table
     answer = (tmp_path / "out" / "answer.md").read_text()
     assert answer.startswith(
         "**Of the eight, experiment 8 (architecture 8, 30% dropped & more), 90.0% of the test reviews"
@@ -123,7 +130,7 @@ def test_the_report_is_written_with_its_facts_tables_and_figures_the_same_each_t
     assert "no difference between experiment 8 and experiment 4 is shown" in answer
     assert "the fastest is experiment 1 (architecture 1" in answer
     assert "A linear model on bags of the same words has 95.0% right after 100 seconds" in answer
-    assert "| **8** |" in (tmp_path / "out" / "table.md").read_text()
+    assert "| **8** " in (tmp_path / "out" / "table.md").read_text()
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert {"learning_curves.png", "costs.pdf", "comparisons.png", "memory.pdf", "robustness_attack.png"} <= names
     write_report(logs, tmp_path / "again", logs / "memory.json")
