@@ -22,7 +22,11 @@ SIGNIFICANT = 0.05
 # Asked of the report: each pair's later experiment against the one that it builds on.
 PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
 # How a verdict names what is no experiment.
-NAMES = {"0": "the linear floor", "8t": "8 with all layers trained"}
+NAMES = {
+    "0": "the linear floor",
+    "0w": "the linear floor on whole reviews",
+    "8t": "8 with all layers trained",
+}
 # Tokens at either end of a review that count as its beginning and its end.
 EDGE = 32
 COSTS = ("train_seconds", "steady_memory_bytes", "parameters")
@@ -269,7 +273,14 @@ def describe(runs: Sequence[Run]) -> dict:
     eight = [described[run.key] for run in runs if run.of_the_eight]
     ranking = [d["key"] for d in sorted(eight, key=lambda d: -d["best_validation_accuracy"])]
     scratch = [key for key in ranking if described[key]["experiment"] < 8]
-    pairs = [*PAIRS, *zip(ranking, ranking[1:2], strict=False), ("8t", "8"), (ranking[0], "0"), ("8t", "0")]
+    pairs = [
+        *PAIRS,
+        *zip(ranking, ranking[1:2], strict=False),
+        ("8t", "8"),
+        (ranking[0], "0"),
+        ("8t", "0"),
+        ("0w", "0"),
+    ]
     pairs += [(key, "0") for key in scratch[:1]]
     return {
         "runs": described,
@@ -300,10 +311,12 @@ def facts(folder: Path, memory: Path) -> dict:
     """
     runs = load_runs(folder / "imdb")
     seeds = seed_facts([*runs, *load_optional(folder / "seeds")])
+    described = describe(runs)
+    pairs = [(c["first"], c["second"]) for c in described["comparisons"].values()]
     found = {
-        **describe(runs),
+        **described,
         "seeds": seeds,
-        "seeds_apart": {f"{a}-{b}": seeds_apart(seeds[a], seeds[b]) for a, b in PAIRS if a in seeds and b in seeds},
+        "seeds_apart": {f"{a}-{b}": seeds_apart(seeds[a], seeds[b]) for a, b in pairs if a in seeds and b in seeds},
         "memory": read_json(memory),
         "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
         "trials": [trial_facts(run) for run in load_optional(folder / "trials")],

@@ -18,7 +18,7 @@ def color_of(experiment: int) -> tuple:
 
 def learning_curves(runs: list[Run]) -> Figure:
     """Train loss, validation loss and validation accuracy over training iterations, a line an experiment."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11.5, 4.2), layout="constrained")
     panels = (
         ("train_loss", "training loss (nats)", 1),
         ("validation_loss", "validation loss (nats)", 1),
@@ -73,6 +73,8 @@ def accuracies(facts: dict) -> Figure:
     return figure
 
 
+# Where the labels of points that may lie close stand, in points from theirs.
+LABELS = ((6, 4), (6, -12), (-12, 4), (-12, -12))
 COST_AXES = (
     ("train_seconds", "training time (s)", 1),
     ("steady_memory_bytes", "memory (GiB)", GIB),
@@ -83,7 +85,7 @@ COST_AXES = (
 def costs(facts: dict) -> Figure:
     """Validation accuracy over training time, memory and parameters; the frontier is drawn through the runs that no
     other beats at the same cost or less."""
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.9), layout="constrained", sharey=True)
     runs = {key: run for key, run in facts["runs"].items() if run["experiment"]}
     for axis, (key, title, unit) in zip(axes, COST_AXES, strict=True):
         front = [runs[name] for name in facts["frontiers"][key]]
@@ -94,9 +96,7 @@ def costs(facts: dict) -> Figure:
         for number, run in enumerate(runs.values()):
             x, y = run[key] / unit, 100 * run["best_validation_accuracy"]
             axis.scatter(x, y, s=45, color=color_of(run["experiment"]), zorder=2)
-            axis.annotate(
-                run["key"], (x, y), textcoords="offset points", xytext=(6, 4 if number % 2 else -12), fontsize=10
-            )
+            axis.annotate(run["key"], (x, y), textcoords="offset points", xytext=LABELS[number % 4], fontsize=10)
         if "0" in facts["runs"]:
             floor = 100 * facts["runs"]["0"]["best_validation_accuracy"]
             axis.axhline(floor, color=FLOOR, linestyle="--", linewidth=1)
@@ -159,8 +159,12 @@ def memory(facts: dict) -> Figure:
         sizes = np.array([row[key] / GIB for row in rows])
         axis.bar(range(len(rows)), sizes, bottom=bottom, label=title, width=0.6)
         bottom += sizes
-    measured = [facts["runs"][row["key"]]["steady_memory_bytes"] / GIB for row in rows]
-    axis.plot(range(len(rows)), measured, "k_", markersize=28, markeredgewidth=2, label="measured, mean of the steps")
+    measured = {
+        "measured, peak of one step": ("x", 9, [row["measured_bytes"] / GIB for row in rows]),
+        "measured, full run": ("_", 28, [facts["runs"][row["key"]]["steady_memory_bytes"] / GIB for row in rows]),
+    }
+    for label, (marker, size, values) in measured.items():
+        axis.plot(range(len(rows)), values, f"k{marker}", markersize=size, markeredgewidth=2, label=label)
     axis.set_xticks(range(len(rows)), [f"{row['key']} {row['name']}" for row in rows], rotation=20, ha="right")
     axis.set(ylabel="memory (GiB)", title="Memory by arithmetic and as measured")
     axis.grid(alpha=0.3, axis="y")

@@ -150,10 +150,22 @@ def answer(found: dict) -> str:
         run = found["runs"][key]
         return f"experiment {key} ({run['architecture']}), {100 * run['test_accuracy']:.1f}% of the test reviews right"
 
+    def over_seeds(first: str, second: str) -> str:
+        if f"{first}-{second}" not in found["seeds_apart"]:
+            return ""
+        one, other = found["seeds"][first], found["seeds"][second]
+        return (
+            f"; over {len(one['test'])} and {len(other['test'])} seeds the means are {100 * one['test_mean']:.1f}% and "
+            f"{100 * other['test_mean']:.1f}%"
+        )
+
     verdicts = {key: c["verdict"] for key, c in found["comparisons"].items()}
-    first = f"**Of the eight, {told(best)}, is best on the validation reviews; {verdicts[f'{best}-{second}']}.**"
-    others = f"Of those trained from nothing the best is {told(scratch)}; the fastest is {told(fastest)}, after "
-    others += f"{found['runs'][fastest]['train_seconds'] / 60:.0f} minutes of training."
+    first = f"**Of the eight, {told(best)}, is best on the validation reviews**: {verdicts[f'{best}-{second}']}"
+    first += f"{over_seeds(best, second)}."
+    others = f"Of those trained from nothing the best is {told(scratch)}; the" if scratch != best else "The"
+    others += (
+        f" fastest is {told(fastest)}, after {found['runs'][fastest]['train_seconds'] / 60:.0f} minutes of training."
+    )
     floor = found["runs"]["0"]
     last = f"A linear model on bags of the same words has {100 * floor['test_accuracy']:.1f}% right after "
     last += f"{floor['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}."

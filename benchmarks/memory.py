@@ -5,16 +5,16 @@
 Counted for each experiment with its settings and those given, for a batch of reviews as long as the limit. The values
 kept for the backward pass are counted tensor by tensor as autograd saves them (each storage once, weights not again).
 
-`--measure` sets beside them the resident memory over a short training on a CPU in which what is freed goes back to the
-system at once: a long run also holds what its allocator keeps for later.
+`--measure` sets the peak of a step's resident memory beside them, on a CPU under Linux, each in a process of its own in
+which what is freed goes back to the system at once: a long run also holds what its allocator keeps for later.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
-import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -28,9 +28,23 @@ from models import ReviewClassifier, build_model, count_parameters  # noqa: E402
 from train import autocast  # noqa: E402
 
 VOCABULARY = 30522
-MEASURED_REVIEWS = 800
+STEPS = 4
 # glibc maps every block from this size on by itself, and unmaps it when it is freed.
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
+
+
+def full_batch(config: Config) -> dict[str, torch.Tensor]:
+    """A batch of reviews that fill all positions."""
+    size = (config.train.batch_size, config.data.max_length)
+    ids = torch.randint(1000, VOCABULARY, size, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+
+
+def last_epoch_model(config: Config) -> ReviewClassifier:
+    """The model as it is trained in its last epoch."""
+    model = build_model(config.model, VOCABULARY, config.data.max_length).train()
+    model.start_epoch(config.train.epochs)
+    return model
 
 
 def saved_bytes(model: ReviewClassifier, config: Config) -> int:
@@ -45,20 +59,34 @@ def saved_bytes(model: ReviewClassifier, config: Config) -> int:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    reviews, tokens = config.train.batch_size, config.data.max_length
-    ids = torch.randint(1000, VOCABULARY, (reviews, tokens), generator=torch.Generator().manual_seed(0))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
-    with autocast(config, ids.device), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    batch = full_batch(config)
+    with autocast(config, torch.device("cpu")), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(**batch)
     assert output.loss.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def step_peak_bytes(path: Path, settings: list[str]) -> int:
+    """Peak of the resident memory of this process during a training step, after a few steps."""
+    config = load_config(path, settings)
+    model, batch = last_epoch_model(config), full_batch(config)
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    for step in range(STEPS):
+        if step == STEPS - 1:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+        optimizer.zero_grad()
+        with autocast(config, torch.device("cpu")):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(lines["VmHWM"].split()[0])
+
+
 def row(path: Path, settings: list[str]) -> dict:
     """The arithmetic of one experiment, in its last epoch."""
     config = load_config(path, settings)
-    model = build_model(config.model, VOCABULARY, config.data.max_length).train()
-    model.start_epoch(config.train.epochs)
+    model = last_epoch_model(config)
     weights, trained = count_parameters(model), count_parameters(model, trainable=True)
     return {
         "key": path.stem.partition("_")[0],
@@ -75,29 +103,18 @@ def row(path: Path, settings: list[str]) -> dict:
     }
 
 
-def measured_bytes(path: Path, settings: list[str], folder: Path) -> int:
-    """Resident memory, averaged over the steps after the first ones, of a training on few reviews."""
-    short = [
-        f"data.train_size={MEASURED_REVIEWS}",
-        "data.eval_size=100",
-        "train.eval_steps=1000000",
-        f"data.cache_dir={folder / 'cache'}",
-        f"run_dir={folder / path.stem}",
-        "device=cpu",
-    ]
-    # The last epoch that changes what is trained is the second, of experiment 8.
-    epochs = f"train.epochs={min(2, load_config(path, settings).train.epochs)}"
-    command = [sys.executable, str(ROOT / "train.py"), str(path), *settings, *short, epochs]
-    environment = {**os.environ, **RETURN_AT_ONCE}
-    subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-    return json.loads((folder / path.stem / "summary.json").read_text())["steady_memory_bytes"]
+def in_a_fresh_process(function, *arguments):
+    """What the function returns in a new interpreter that gives freed memory back at once."""
+    os.environ |= RETURN_AT_ONCE
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of a training step, by arithmetic.")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for train.py")
     parser.add_argument("--output", type=Path, help="JSON list of rows to write")
-    parser.add_argument("--measure", action="store_true", help="train each for a few steps, too")
+    parser.add_argument("--measure", action="store_true", help="measure a step of each, too")
     options = parser.parse_args()
     # Interpreter and libraries, before there is a model: in resident memory they stand beside all of it.
     base = psutil.Process().memory_info().rss
@@ -109,8 +126,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         if options.measure:
-            with tempfile.TemporaryDirectory() as folder:
-                found[-1]["measured_bytes"] = measured_bytes(path, options.settings, Path(folder))
+            found[-1]["measured_bytes"] = in_a_fresh_process(step_peak_bytes, path, options.settings)
         sizes = {key: found[-1][key] / 2**20 for key in found[-1] if key.endswith("_bytes")}
         print(
             f"{found[-1]['key']} {found[-1]['name']}: " + ", ".join(f"{k[:-6]} {v:,.0f} MiB" for k, v in sizes.items())

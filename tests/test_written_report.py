@@ -53,7 +53,7 @@ def write_logs(folder):
     (folder / "quick" / "robustness.json").write_text(json.dumps(damages()))
     memory = [
         {"key": key, "name": f"model_{key}"}
-        | {f"{part}_bytes": 2**26 for part in ("libraries", "weights", "gradients", "optimizer", "saved")}
+        | {f"{part}_bytes": 2**26 for part in ("libraries", "weights", "gradients", "optimizer", "saved", "measured")}
         for key in WRONG
         if key != "0"
     ]
@@ -128,7 +128,8 @@ def test_the_report_is_written_with_its_facts_tables_and_figures_the_same_each_t
         "**Of the eight, experiment 8 (architecture 8, 30% dropped & more), 90.0% of the test reviews"
     )
     assert "no difference between experiment 8 and experiment 4 is shown" in answer
-    assert "the fastest is experiment 1 (architecture 1" in answer
+    assert "Of those trained from nothing the best is experiment 4 (architecture 4" in answer
+    assert "; the fastest is experiment 1 (architecture 1" in answer
     assert "A linear model on bags of the same words has 95.0% right after 100 seconds" in answer
     assert "| **8** " in (tmp_path / "out" / "table.md").read_text()
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
@@ -186,3 +187,30 @@ def test_the_latex_table_escapes_and_marks(logs):
     assert r"\textbf{90.0}" in row
     assert row.endswith(r"\\")
     assert len({line.count("&") - line.count(r"\&") for line in lines if line.endswith(r"\\")}) == 1
+
+
+def test_the_answer_says_what_other_seeds_gave(logs, template, one_figure, tmp_path):
+    changed = tmp_path / "logs"
+    shutil.copytree(logs, changed)
+    for key, accuracies in (("8", (0.84, 0.87)), ("4", (0.85, 0.89))):
+        for seed, accuracy in enumerate(accuracies, start=1):
+            run_dir = changed / "seeds" / f"{key}_model_seed{seed}"
+            shutil.copytree(logs / "imdb" / f"{key}_model", run_dir)
+            summary = json.loads((run_dir / "summary.json").read_text()) | {"seed": seed, "test_accuracy": accuracy}
+            (run_dir / "summary.json").write_text(json.dumps(summary))
+    found = write_report(changed, tmp_path / "out", logs / "memory.json")
+    assert found["seeds"]["8"]["test"] == [0.9, 0.84, 0.87]
+    assert list(found["seeds_apart"]) == ["8-4"]
+    assert "over 3 and 3 seeds the means are 87.0% and 87.3%." in (tmp_path / "out" / "answer.md").read_text()
+
+
+def test_where_the_best_is_trained_from_nothing_it_is_named_once(logs, template, one_figure, tmp_path):
+    changed = tmp_path / "logs"
+    shutil.copytree(logs, changed)
+    path = changed / "imdb" / "4_model" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"best_validation_accuracy": 0.95}))
+    write_report(changed, tmp_path / "out", logs / "memory.json")
+    answer = (tmp_path / "out" / "answer.md").read_text()
+    assert answer.startswith("**Of the eight, experiment 4 ")
+    assert "trained from nothing" not in answer
+    assert "\nThe fastest is experiment 1" in answer
