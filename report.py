@@ -181,7 +181,6 @@ def all_figures(found: dict, runs: list[Run], damaged: dict) -> dict[str, Figure
         "comparisons": figures.comparisons(found),
         "memory": figures.memory(found),
         "robustness_heat_map": figures.heat_map(damaged),
-        "robustness_severity": figures.severity_curves(damaged),
         "robustness_mechanisms": figures.mechanism_bars(damaged),
         "robustness_attack": figures.attack_curves(damaged),
     }
