@@ -92,5 +92,6 @@ def small_config(experiment: str, files: Path, run_dir: Path, *overrides: str) -
         "train.learning_rate=0.001",
         "train.schedule=constant_with_warmup",
         "train.warmup_fraction=0",
+        "train.keep_frozen=null",
     ]
     return load_config(path, [*common, *SMALL[load_config(path).model.backbone], *overrides])
