@@ -46,7 +46,7 @@ class Run:
     @property
     def label(self) -> str:
         """`4 lstm_attention`"""
-        return f"{self.summary['experiment']} {self.summary['name']}"
+        return f"{self.key} {self.summary['name']}"
 
     @property
     def key(self) -> str:
