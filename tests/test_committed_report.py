@@ -59,3 +59,18 @@ def test_logs_of_two_experiments_exchanged_stop_the_build(one, other, committed_
             (logs / "imdb" / folder / name).write_text(text)
     with pytest.raises(ClaimError, match="the logs do not bear this claim"):
         write_report(logs, tmp_path / "out")
+
+
+def test_the_notebooks_outputs_come_from_the_same_logs_and_hold_no_warning():
+    path = ROOT / "main.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    shown = "\n".join("".join(o.get("data", {}).get("text/markdown", "")) for o in outputs)
+    table = (COMMITTED / "table.md").read_text().partition("\n\n")[0]
+    assert table in shown
+    facts = json.loads((COMMITTED / "facts.json").read_text())
+    for comparison in facts["comparisons"].values():
+        assert comparison["verdict"] in shown
+    assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code"), "a cell that was not executed"
+    assert path.stat().st_size < 3_000_000
