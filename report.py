@@ -154,10 +154,9 @@ def answer(found: dict) -> str:
         if f"{first}-{second}" not in found["seeds_apart"]:
             return ""
         one, other = found["seeds"][first], found["seeds"][second]
-        return (
-            f"; over {len(one['test'])} and {len(other['test'])} seeds the means are {100 * one['test_mean']:.1f}% and "
-            f"{100 * other['test_mean']:.1f}%"
-        )
+        counts = len(one["test"]), len(other["test"])
+        seeds = f"{counts[0]} seeds each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} seeds"
+        return f"; over {seeds} the means are {100 * one['test_mean']:.1f}% and {100 * other['test_mean']:.1f}%"
 
     verdicts = {key: c["verdict"] for key, c in found["comparisons"].items()}
     first = f"**Of the eight, {told(best)}, is best on the validation reviews**: {verdicts[f'{best}-{second}']}"

@@ -201,7 +201,7 @@ def test_the_answer_says_what_other_seeds_gave(logs, template, one_figure, tmp_p
     found = write_report(changed, tmp_path / "out", logs / "memory.json")
     assert found["seeds"]["8"]["test"] == [0.9, 0.84, 0.87]
     assert list(found["seeds_apart"]) == ["8-4"]
-    assert "over 3 and 3 seeds the means are 87.0% and 87.3%." in (tmp_path / "out" / "answer.md").read_text()
+    assert "over 3 seeds each the means are 87.0% and 87.3%." in (tmp_path / "out" / "answer.md").read_text()
 
 
 def test_where_the_best_is_trained_from_nothing_it_is_named_once(logs, template, one_figure, tmp_path):
