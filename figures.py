@@ -180,8 +180,7 @@ def seeds(facts: dict) -> Figure:
         axis.plot([100 * a for a in found["test"]], [row] * len(found["test"]), "o", color=color_of(run["experiment"]))
         axis.plot(100 * found["test_mean"], row, "|", color="black", markersize=16)
     axis.set_yticks(range(len(facts["seeds"])), [f"{k} {facts['runs'][k]['name']}" for k in facts["seeds"]])
-    axis.invert_yaxis()
-    axis.margins(y=0.3)
+    axis.set_ylim(len(facts["seeds"]) - 0.5, -0.5)
     axis.set(xlabel="test accuracy (%)", title="The same experiment, other seeds")
     axis.grid(alpha=0.3, axis="x")
     return figure
