@@ -330,15 +330,12 @@ def facts(folder: Path, memory: Path) -> dict:
 
 def reach_facts(found: dict) -> dict:
     """Of a log of `explain.py`: how many reviews, and by state and experiment the share of the pull on the label that
-    the first and the last `EDGE` tokens have, and that of all between; `middle`: of the token in the middle, as a share
-    of the largest."""
+    the last `EDGE` tokens have, and that of all between them and the first `EDGE`."""
     return {"reviews": found["reviews"], "edge": EDGE} | {
         state: {
             key: {
-                "first": sum(pulls[state][:EDGE]) / sum(pulls[state]),
                 "between": sum(pulls[state][EDGE:-EDGE]) / sum(pulls[state]),
                 "last": sum(pulls[state][-EDGE:]) / sum(pulls[state]),
-                "middle": pulls[state][len(pulls[state]) // 2],
             }
             for key, pulls in found["models"].items()
         }

@@ -160,9 +160,9 @@ def test_a_file_that_is_no_json_is_named(tmp_path):
         evidence.read_json(tmp_path / "x.json")
 
 
-def test_the_reach_is_summed_over_beginning_middle_and_end():
+def test_the_reach_is_summed_over_the_end_and_what_lies_between_the_ends():
     pulls = [1.0] * 32 + [0.5] * 64 + [0.25] * 32
     found = reach_facts({"reviews": 3, "models": {"4": {"name": "m", "untrained": pulls, "trained": pulls[::-1]}}})
     assert found["reviews"] == 3
-    assert found["untrained"]["4"] == {"first": 32 / 72, "between": 32 / 72, "last": 8 / 72, "middle": 0.5}
-    assert (found["trained"]["4"]["first"], found["trained"]["4"]["last"]) == (8 / 72, 32 / 72)
+    assert found["untrained"]["4"] == {"between": 32 / 72, "last": 8 / 72}
+    assert found["trained"]["4"] == {"between": 32 / 72, "last": 32 / 72}
