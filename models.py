@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from config import PACKAGED, InputError, ModelConfig, config_from_dict
+from config import MINILM, InputError, ModelConfig, config_from_dict
 from data import packaged_encoder
 from lstm import EncoderDecoder
 from transformer_solution import MultiHeadedAttention, Transformer
@@ -60,30 +60,30 @@ class BertBackbone(nn.Module):
 
     Args:
         model: the encoder, without a pooler.
-        thaw_epoch: first epoch, from 1, in which encoder layers are trained.
-        thaw_layers: how many of them, from the last.
+        unfreeze_epoch: first epoch, from 1, in which encoder layers are trained.
+        unfreeze_layers: how many of them, from the last.
 
     Raises:
-        ValueError: there are fewer layers than `thaw_layers`.
+        ValueError: there are fewer layers than `unfreeze_layers`.
     """
 
-    def __init__(self, model: BertModel, thaw_epoch: int, thaw_layers: int):
+    def __init__(self, model: BertModel, unfreeze_epoch: int, unfreeze_layers: int):
         super().__init__()
         layers = len(model.encoder.layer)
-        if thaw_layers > layers:
-            raise ValueError(f"model.thaw_layers={thaw_layers}; the encoder has {layers} layers")
+        if unfreeze_layers > layers:
+            raise ValueError(f"model.unfreeze_layers={unfreeze_layers}; the encoder has {layers} layers")
         self.model = model
-        self.thaw_epoch = thaw_epoch
-        self.thaw_layers = thaw_layers
+        self.unfreeze_epoch = unfreeze_epoch
+        self.unfreeze_layers = unfreeze_layers
         # The last layer is computed apart even if it is never trained: at one position only.
-        self.frozen_layers = layers - max(1, thaw_layers)
+        self.frozen_layers = layers - max(1, unfreeze_layers)
         self.output_size = model.config.hidden_size
         self.start_epoch(1)
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze all parameters but those that are trained in `epoch`, counted from 1."""
         self.model.requires_grad_(False)
-        thawed = self.thaw_layers if epoch >= self.thaw_epoch else 0
+        thawed = self.unfreeze_layers if epoch >= self.unfreeze_epoch else 0
         for layer in self.model.encoder.layer[len(self.model.encoder.layer) - thawed :]:
             layer.requires_grad_(True)
         self.train(self.training)
@@ -205,7 +205,7 @@ def build_scratch(config: ModelConfig, vocabulary_size: int, max_length: int) ->
 
 def load_encoder(config: ModelConfig) -> BertModel:
     """The pretrained encoder, from the package or the hub, with its dropout set."""
-    source = packaged_encoder() if config.pretrained == PACKAGED else config.pretrained
+    source = packaged_encoder() if config.pretrained == MINILM else config.pretrained
     try:
         settings = AutoConfig.from_pretrained(
             source, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout
@@ -219,7 +219,7 @@ def load_encoder(config: ModelConfig) -> BertModel:
     except OSError as error:
         raise InputError(
             f"model.pretrained={config.pretrained!r} could not be loaded ({' '.join(str(error).split())[:200]}); "
-            f"{PACKAGED!r} works without a network"
+            f"{MINILM!r} works without a network"
         ) from None
 
 
@@ -238,7 +238,7 @@ def quiet_loading() -> Iterator[None]:
 
 def bert_backbone(encoder: BertModel, config: ModelConfig) -> BertBackbone:
     try:
-        return BertBackbone(encoder, config.thaw_epoch, config.thaw_layers)
+        return BertBackbone(encoder, config.unfreeze_epoch, config.unfreeze_layers)
     except ValueError as error:
         raise InputError(str(error)) from None
 

@@ -679,6 +679,6 @@ EIGHT = tuple(perturbation.name for perturbation in _ALL if perturbation.kind ==
 
 
 if __name__ == "__main__":
-    from robustness import main
+    from analysis.robustness import main
 
     sys.exit(main())

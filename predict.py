@@ -15,8 +15,8 @@ import torch
 
 from config import InputError
 from data import clean, evaluation_batches, pad, read_texts
-from devices import pick_device
 from models import ReviewClassifier, load_model
+from training.device import pick_device
 
 
 def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:

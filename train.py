@@ -29,11 +29,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import get_scheduler, set_seed
 
-import parallel
-from checkpoint import (
+from config import Config, InputError, RunError, describe_settings, load_config, to_yaml
+from data import (
+    Reviews,
+    TokenizedReviews,
+    batch_loader,
+    evaluation_batches,
+    load_reviews,
+    training_batches,
+)
+from models import ReviewClassifier, build_model, count_parameters, load_model, save_model
+from training import distributed
+from training.checkpoint import (
     DamagedError,
     InterruptedRun,
-    RunError,
     RunLock,
     StopRequest,
     best_path,
@@ -53,19 +62,9 @@ from checkpoint import (
     write_folder,
     write_text,
 )
-from config import Config, InputError, describe_settings, load_config, to_yaml
-from data import (
-    Reviews,
-    TokenizedReviews,
-    batch_loader,
-    evaluation_batches,
-    load_reviews,
-    training_batches,
-)
-from devices import MemoryMeter, device_name, now, pick_device, prepare
-from features import FrozenFeatures
-from models import ReviewClassifier, build_model, count_parameters, load_model, save_model
-from runs import (
+from training.device import MemoryMeter, device_name, now, pick_device, prepare
+from training.frozen_features import FrozenFeatures
+from training.run_folder import (
     PREDICTIONS,
     STATE_FILES,
     Record,
@@ -101,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         configs = [load_config(path, [text for text in given if "=" in text]) for path in files]
         check_run_dirs(configs)
-        with parallel.process_group():
-            if not parallel.is_main():
+        with distributed.process_group():
+            if not distributed.is_main_process():
                 logging.getLogger().setLevel(logging.WARNING)
             for config in configs:
                 run(config)
@@ -156,38 +155,38 @@ def run(config: Config) -> dict:
         InterruptedRun: SIGTERM or Ctrl-C came; the state is saved.
     """
     run_dir, device = Path(config.run_dir), pick_device(config.device)
-    with parallel.process_group():
+    with distributed.process_group():
         finished = finished_run(config, run_dir)
         # No process writes before all have looked.
-        parallel.barrier()
+        distributed.barrier()
         if finished is not None:
             log.info("%s: already complete, kept as it is (overwrite=true trains it again)", run_dir)
             return finished
-        with RunLock(run_dir) if parallel.is_main() else contextlib.nullcontext():
+        with RunLock(run_dir) if distributed.is_main_process() else contextlib.nullcontext():
             return train_and_test(config, run_dir, device)
 
 
 def train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict:
     """`run`, in a folder that is this process's own."""
     log.info("%s: experiment %d, %s", run_dir, config.experiment, config.architecture)
-    with parallel.main_first():
+    with distributed.main_process_first():
         reviews = load_reviews(config.data)
     prepare(device, config.train.precision)
     resumed = None if config.overwrite else newest_checkpoint(config, run_dir, reviews, device)
     set_seed(config.seed)
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
     # Each process draws its own dropout.
-    torch.manual_seed(config.seed + parallel.rank())
+    torch.manual_seed(config.seed + distributed.rank())
     if config.train.compile:
         model.compile(dynamic=True)
     started = now(device)
-    if config.train.keep_frozen and config.model.backbone == "bert":
-        with parallel.main_first(), autocast(config, device):
+    if config.train.cache_frozen_features and config.model.backbone == "bert":
+        with distributed.main_process_first(), autocast(config, device):
             reviews = keep_frozen(config, model, reviews)
-    if resumed is None and parallel.is_main():
+    if resumed is None and distributed.is_main_process():
         clear_run(run_dir)
         write_text(run_dir / "config.yaml", to_yaml(config))
-    parallel.barrier()
+    distributed.barrier()
     record = fit(config, model, reviews, device, run_dir, spent=now(device) - started, resumed=resumed)
     del model
     gc.collect()
@@ -196,9 +195,9 @@ def train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict:
     started = time.perf_counter()
     test = evaluate(model, reviews.test, config, device)
     summary = summarize(config, model, reviews, record, test, time.perf_counter() - started, device)
-    if parallel.is_main():
+    if distributed.is_main_process():
         complete_run(run_dir, best, reviews.test, test.probabilities, summary)
-    parallel.barrier()
+    distributed.barrier()
     log.info(
         "%s: best validation accuracy %.1f%% (step %d), test accuracy %.1f%%, %.0f s of training",
         run_dir,
@@ -212,7 +211,7 @@ def train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict:
 
 def keep_frozen(config: Config, model: ReviewClassifier, reviews: Reviews) -> Reviews:
     """The splits with the outputs of the frozen layers in their batches; the test split, read once, without."""
-    folder, precision = Path(config.data.cache_dir), config.train.keep_frozen
+    folder, precision = Path(config.data.cache_dir), config.train.cache_frozen_features
     kept = {
         name: FrozenFeatures(getattr(reviews, name), model.backbone, folder, precision, config.train.eval_batch_size)
         for name in ("train", "validation")
@@ -272,13 +271,15 @@ class Trainer:
         settings = config.train
         self.epoch_steps = -(-len(reviews.train) // settings.batch_size)
         steps = settings.epochs * self.epoch_steps
-        self.optimizer, self.schedule = build_optimizer(config, model, steps)
+        self.optimizer, self.lr_scheduler = build_optimizer(config, model, steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.record = Record(micro_batch_size=settings.micro_batch_size)
         self.finite = FiniteGuard(self.optimizer, device)
         self.interval = torch.zeros(2, dtype=torch.float64, device=device)
         self.memory = MemoryMeter(device)
-        self.progress = tqdm(total=steps, unit="step", disable=None if parallel.is_main() else True, leave=False)
+        self.progress = tqdm(
+            total=steps, unit="step", disable=None if distributed.is_main_process() else True, leave=False
+        )
         self.ticked = self.saved = now(device)
 
     def train_epoch(self, stop: StopRequest) -> None:
@@ -294,7 +295,7 @@ class Trainer:
                 self.validate()
             if at_end:
                 record.epoch, record.epoch_step = record.epoch + 1, 0
-            stopped, due = parallel.any_of(bool(stop.signum), self.checkpoint_due(), device=self.device)
+            stopped, due = distributed.any_process(bool(stop.signum), self.checkpoint_due(), device=self.device)
             if at_end or due or stopped:
                 self.save()
             if stopped:
@@ -308,7 +309,7 @@ class Trainer:
 
     def shares(self, batches: list[np.ndarray]) -> Iterator[tuple[np.ndarray, dict[str, Tensor] | None]]:
         """Each batch's indices and this process's reviews of it, None where there are fewer than processes."""
-        mine = [np.asarray(parallel.deal(list(batch))) for batch in batches]
+        mine = [np.asarray(distributed.shard(list(batch))) for batch in batches]
         loaded = batch_loader(self.reviews.train, [share for share in mine if len(share)], self.device)
         for batch, share in zip(batches, mine, strict=True):
             yield batch, next(loaded) if len(share) else None
@@ -332,8 +333,8 @@ class Trainer:
     def step_within_memory(self, indices: np.ndarray, batch: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """`training_step`; without memory for it, in halves where the settings allow that."""
         settings, record = self.config.train, self.record
-        before = random_states() if settings.auto_micro_batch else None
-        arguments = self.optimizer, self.schedule, self.scaler, self.config
+        before = random_states() if settings.auto_find_micro_batch_size else None
+        arguments = self.optimizer, self.lr_scheduler, self.scaler, self.config
         while True:
             try:
                 return training_step(self.model, batch, *arguments, self.finite, len(indices), record.micro_batch_size)
@@ -342,10 +343,10 @@ class Trainer:
                     raise
                 reason = f"no memory for step {record.step + 1} ({' '.join(str(error).split())[:120]})"
             size = min(record.micro_batch_size or len(indices), len(indices))
-            if before is None or size == 1 or parallel.size() > 1:
+            if before is None or size == 1 or distributed.world_size() > 1:
                 raise RunError(
                     f"{self.run_dir}: {reason}: lower train.batch_size or data.max_length; or keep the batch and set "
-                    f"train.micro_batch_size={max(1, size // 2)}, or train.auto_micro_batch=true (one process)"
+                    f"train.micro_batch_size={max(1, size // 2)}, or train.auto_find_micro_batch_size=true (one process)"
                 )
             self.optimizer.zero_grad(set_to_none=True)
             gc.collect()
@@ -361,7 +362,7 @@ class Trainer:
             return
         epoch, position = divmod(step - 1, self.epoch_steps)
         batch = self.batches(epoch + 1)[position]
-        rate = self.schedule.base_lrs[0] * self.schedule.lr_lambdas[0](step - 1)
+        rate = self.lr_scheduler.base_lrs[0] * self.lr_scheduler.lr_lambdas[0](step - 1)
         saved = checkpoints_of(self.run_dir)
         raise FloatingPointError(
             f"{self.run_dir}: a loss or gradient is infinite or nan at step {step}, at learning rate {rate:g}; "
@@ -381,7 +382,7 @@ class Trainer:
         record = self.record
         self.tick("train")
         self.check_finite()
-        train_loss, correct = (parallel.summed(self.interval.clone()) / record.interval_reviews).tolist()
+        train_loss, correct = (distributed.all_reduce_sum(self.interval.clone()) / record.interval_reviews).tolist()
         result = evaluate(self.model, self.reviews.validation, self.config, self.device)
         self.tick("evaluation")
         if not np.isfinite(result.loss):
@@ -400,14 +401,14 @@ class Trainer:
             "validation_f1": result.f1,
             "train_seconds": round(record.train_seconds, 3),
             "evaluation_seconds": round(record.evaluation_seconds, 3),
-            "learning_rate": self.schedule.get_last_lr()[0],
+            "learning_rate": self.lr_scheduler.get_last_lr()[0],
             "micro_batch_size": record.micro_batch_size,
             "memory": self.memory.result(),
         }
         self.interval.zero_()
         record.interval_reviews = 0
         record.history.append(line)
-        if parallel.is_main():
+        if distributed.is_main_process():
             with (self.run_dir / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         log.info(
@@ -416,7 +417,7 @@ class Trainer:
         )
         if record.best is None or is_better(line, record.best, self.config.train.best_metric):
             record.best = line
-            if parallel.is_main():
+            if distributed.is_main_process():
                 self.save_best(result.probabilities)
         self.model.train()
 
@@ -434,33 +435,33 @@ class Trainer:
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint falls here, by steps or by minutes."""
         settings = self.config.train
-        by_steps = settings.checkpoint_steps and self.record.step % settings.checkpoint_steps == 0
+        by_steps = settings.save_steps and self.record.step % settings.save_steps == 0
         # As wall-clock: on CUDA the host need not wait for the device to know.
-        by_time = time.perf_counter() - self.saved > 60 * settings.checkpoint_minutes
+        by_time = time.perf_counter() - self.saved > 60 * settings.save_minutes
         return bool(by_steps or by_time)
 
     def save(self) -> None:
         """Write a checkpoint of all that the next steps depend on, and remove what is no longer needed."""
         self.tick("train")
         self.check_finite()
-        sums = parallel.summed(self.interval.clone())
+        sums = distributed.all_reduce_sum(self.interval.clone())
         self.record.interval_loss, self.record.interval_correct = sums.tolist()
         generators, other = random_states()
         generators = {
             f"{rank}.{name}": state
             for name, tensor in generators.items()
-            for rank, state in enumerate(parallel.gathered(tensor))
+            for rank, state in enumerate(distributed.all_gather(tensor))
         }
-        if parallel.is_main():
+        if distributed.is_main_process():
             tensors, groups = optimizer_state(self.optimizer)
             state = {
                 "record": asdict(self.record),
                 "settings": asdict(self.config),
                 "data": self.reviews.fingerprint,
-                "processes": parallel.size(),
+                "processes": distributed.world_size(),
                 "device": device_name(self.device),
                 "optimizer": groups,
-                "schedule": self.schedule.state_dict(),
+                "schedule": self.lr_scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "random": other,
             }
@@ -482,12 +483,12 @@ class Trainer:
             self.check_position()
             self.model.load_state_dict(tensors["model"])
             set_optimizer_state(self.optimizer, tensors["optimizer"], state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
+            self.lr_scheduler.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
             mine = {
                 name.partition(".")[2]: s
                 for name, s in tensors["random"].items()
-                if name.startswith(f"{parallel.rank()}.")
+                if name.startswith(f"{distributed.rank()}.")
             }
             set_random_states(mine, state["random"])
         except (
@@ -502,7 +503,7 @@ class Trainer:
             raise InputError(
                 f"{folder}: not the state of this run: {str(error)[:300]}; overwrite=true starts the run again"
             ) from None
-        if parallel.is_main():
+        if distributed.is_main_process():
             remove_newer(self.run_dir, folder)
             sums = [self.record.interval_loss, self.record.interval_correct]
             self.interval += torch.tensor(sums, dtype=self.interval.dtype, device=self.device)
@@ -566,8 +567,8 @@ def build_optimizer(config: Config, model: ReviewClassifier, steps: int) -> tupl
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    warmup = round(settings.warmup_fraction * steps)
-    return optimizer, get_scheduler(settings.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    warmup = round(settings.warmup_ratio * steps)
+    return optimizer, get_scheduler(settings.lr_scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
 
 
 def training_step(
@@ -606,13 +607,13 @@ def training_step(
         scaler.scale(loss).backward()
         losses.append(loss.detach())
         logits.append(output.logits.detach())
-    parallel.sum_gradients(model.parameters())
+    distributed.sum_gradients(model.parameters())
     scaler.unscale_(optimizer)
     norm = clip_gradients(model, config.train.max_grad_norm)
     loss = torch.stack(losses).sum() if losses else torch.zeros_like(norm)
     if finite is not None:
         # With a gradient scaler an infinite gradient is no failure: the scaler skips the step and lowers the scale.
-        finite.note(parallel.summed(loss.clone()), torch.zeros_like(norm) if scaler.is_enabled() else norm)
+        finite.note(distributed.all_reduce_sum(loss.clone()), torch.zeros_like(norm) if scaler.is_enabled() else norm)
     scaler.step(optimizer)
     scaler.update()
     schedule.step()
@@ -685,13 +686,13 @@ def predict_logits(
 ) -> Tensor:
     """Logits of each review in order, (n, 2), float64, on the CPU; batched by length."""
     batches = evaluation_batches(reviews.lengths, batch_size)
-    mine = parallel.deal(batches)
+    mine = distributed.shard(batches)
     logits = torch.zeros(len(reviews), 2, dtype=torch.float64, device=device)
     for indices, batch in zip(mine, batch_loader(reviews, mine, device), strict=True):
         with autocast(config, device):
             found = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
         logits[torch.from_numpy(indices).to(device)] = found.double()
-    return parallel.summed(logits).cpu()
+    return distributed.all_reduce_sum(logits).cpu()
 
 
 # ---------------------------------------------------------------- measuring
@@ -710,6 +711,7 @@ def summarize(
     packages = ("torch", "transformers", "datasets", "numpy")
     return {
         "experiment": config.experiment,
+        "key": config.key,
         "name": config.name,
         "architecture": config.architecture,
         "profile": config.profile,
@@ -737,7 +739,7 @@ def summarize(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "seed": config.seed,
         "micro_batch_size": record.micro_batch_size,
-        "processes": parallel.size(),
+        "world_size": distributed.world_size(),
         "data": {
             "source": config.data.source,
             "train": len(reviews.train),

@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 
 from config import load_config  # noqa: E402
 from data import load_reviews  # noqa: E402
-from devices import device_name, pick_device  # noqa: E402
 from models import build_model  # noqa: E402
 from train import fit  # noqa: E402
+from training.device import device_name, pick_device  # noqa: E402
 
 EXPERIMENTS = ("1_lstm", "5_transformer_prenorm")
 KEYS = ("step", "train_loss", "validation_loss", "validation_accuracy")

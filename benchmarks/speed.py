@@ -33,20 +33,20 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import textbook  # noqa: E402
+import reference  # noqa: E402
 
-from checkpoint import checkpoints_of  # noqa: E402
 from config import Config, load_config  # noqa: E402
 from data import Reviews, batch_loader, load_reviews, training_batches  # noqa: E402
-from devices import device_name, now  # noqa: E402
 from lstm import LSTM  # noqa: E402
 from models import ReviewClassifier, build_model  # noqa: E402
 from train import Trainer, autocast, build_optimizer, fit, keep_frozen, predict_logits, training_step  # noqa: E402
+from training.checkpoint import checkpoints_of  # noqa: E402
+from training.device import device_name, now  # noqa: E402
 from transformer_solution import LayerNorm, MultiHeadedAttention  # noqa: E402
 
 YELP = ROOT.parent / "shared" / "data" / "yelp_reviews" / "train.csv"
 SCRATCH = sorted((ROOT / "configs").glob("[1-7]_*.yaml"))
-BERT = ROOT / "configs" / "8_bert.yaml"
+BERT = ROOT / "configs" / "8_minilm.yaml"
 
 
 class Bench:
@@ -72,7 +72,7 @@ class Bench:
 
     def config(self, path: Path, lengths: str, *overrides: str) -> Config:
         common = [
-            f"data.train_size={self.reviews}",
+            f"data.max_train_samples={self.reviews}",
             f"train.batch_size={self.batch_size}",
             f"data.cache_dir={ROOT}/.cache",
         ]
@@ -154,7 +154,7 @@ class Case:
         torch.manual_seed(0)
         size = len(self.reviews.tokenizer), self.config.data.max_length
         self.fast = build_model(self.config.model, *size).to(bench.device)
-        self.slow = textbook.TextbookClassifier(copy.deepcopy(self.fast))
+        self.slow = reference.ReferenceClassifier(copy.deepcopy(self.fast))
         self.difference = logits_difference(bench, self.config, self.reviews, self.fast, self.slow)
 
     def measure(self, name: str, calls: dict[str, Callable[[], None]], **row) -> dict:
@@ -164,7 +164,7 @@ class Case:
         row = {which: value(seconds) for which, value in row.items()}
         self.bench.add(
             seconds,
-            ("textbook", "fast"),
+            ("reference", "fast"),
             bench=name,
             experiment=self.path.stem,
             lengths=self.lengths,
@@ -190,7 +190,7 @@ def measure_training(case: Case, rate: float) -> float:
     optimizer, schedule = build_optimizer(config, case.fast, 10**6)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
     slow_optimizer = torch.optim.AdamW(case.slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
-    slow_batches = textbook_batches(config, reviews, config.train.batch_size, shuffle=True)
+    slow_batches = reference_batches(config, reviews, config.train.batch_size, shuffle=True)
 
     def run_fast() -> None:
         case.fast.train()
@@ -199,11 +199,11 @@ def measure_training(case: Case, rate: float) -> float:
             training_step(case.fast, batch, optimizer, schedule, scaler, config)
 
     def run_slow() -> None:
-        for _ in textbook.train_epoch(case.slow, slow_batches, slow_optimizer, device):
+        for _ in reference.train_epoch(case.slow, slow_batches, slow_optimizer, device):
             pass
 
     flops = count_flops(run_fast)
-    calls = {"textbook": run_slow, "fast": run_fast}
+    calls = {"reference": run_slow, "fast": run_fast}
     share = {"matmul_share": lambda seconds: flops / statistics.median(seconds["fast"]) / rate}
     return case.measure("training", calls, **share)["ratio"]
 
@@ -219,18 +219,20 @@ def measure_evaluation(case: Case) -> float:
     """One experiment's row of `bench_evaluation`; returns the ratio."""
     config, device = case.config, case.bench.device
     size = config.train.eval_batch_size
-    batches = textbook_batches(config, case.reviews, size, shuffle=False)
+    batches = reference_batches(config, case.reviews, size, shuffle=False)
     calls = {
-        "textbook": lambda: textbook.evaluate(case.slow, batches, device),
+        "reference": lambda: reference.evaluate(case.slow, batches, device),
         "fast": lambda: predict_logits(case.fast, case.reviews.train, size, device, config),
     }
     return case.measure("evaluation", calls)["ratio"]
 
 
-def textbook_batches(config: Config, reviews: Reviews, size: int, shuffle: bool) -> DataLoader:
+def reference_batches(config: Config, reviews: Reviews, size: int, shuffle: bool) -> DataLoader:
     """The training reviews as the textbook batches them."""
     split = reviews.train
-    return textbook.loader(split.texts, split.labels.tolist(), reviews.tokenizer, size, config.data.max_length, shuffle)
+    return reference.loader(
+        split.texts, split.labels.tolist(), reviews.tokenizer, size, config.data.max_length, shuffle
+    )
 
 
 def add_mean(bench: Bench, name: str, lengths: str, ratios: list[float]) -> None:
@@ -241,12 +243,12 @@ def add_mean(bench: Bench, name: str, lengths: str, ratios: list[float]) -> None
 
 
 def logits_difference(
-    bench: Bench, config: Config, reviews: Reviews, fast: ReviewClassifier, slow: textbook.TextbookClassifier
+    bench: Bench, config: Config, reviews: Reviews, fast: ReviewClassifier, slow: reference.ReferenceClassifier
 ) -> float:
     """Largest difference of logits over the reviews, at equal weights, without dropout."""
     fast.eval()
-    batches = textbook_batches(config, reviews, 64, shuffle=False)
-    _, expected = textbook.evaluate(slow, batches, bench.device)
+    batches = reference_batches(config, reviews, 64, shuffle=False)
+    _, expected = reference.evaluate(slow, batches, bench.device)
     found = predict_logits(fast, reviews.train, 64, bench.device, config)
     return (found - expected.double()).abs().max().item()
 
@@ -255,44 +257,46 @@ def bench_bert(bench: Bench) -> None:
     """Experiment 8: two epochs, the last layer thawed in the second, an evaluation after each."""
     for lengths in bench.sources:
         train, evaluated = (16, 8) if bench.quick else (2000, 500) if lengths == "imdb" else (1800, 200)
-        config = bench.config(BERT, lengths, f"data.train_size={train}", f"data.eval_size={evaluated}")
+        config = bench.config(BERT, lengths, f"data.max_train_samples={train}", f"data.max_eval_samples={evaluated}")
         config = replace(config, train=replace(config.train, eval_steps=10**6))
         reviews = load_reviews(config.data)
         difference = bench.case(BERT, lengths).difference
         accuracy: dict[str, float] = {}
-        calls = {"textbook": partial(bert_textbook, bench, config, reviews, accuracy)}
+        calls = {"reference": partial(bert_reference, bench, config, reviews, accuracy)}
         for precision, kept in (("fp32", None), ("fp32", "fp32"), ("bf16", "bf16")):
             name = f"{precision}, kept {kept}"
             calls[name] = partial(bert_fast, bench, config, reviews, accuracy, precision, kept, name)
         seconds = bench.take_turns(calls, rounds=1)
         for name in list(calls)[1:]:
             bench.add(
-                {"textbook": seconds["textbook"], name: seconds[name]},
-                ("textbook", name),
+                {"reference": seconds["reference"], name: seconds[name]},
+                ("reference", name),
                 bench="bert",
-                experiment=f"8_bert {name}",
+                experiment=f"8_minilm {name}",
                 lengths=lengths,
                 max_difference=difference if name.startswith("fp32") else None,
-                reviews_per_second={which: 2 * (train + evaluated) / seconds[which][0] for which in ("textbook", name)},
+                reviews_per_second={
+                    which: 2 * (train + evaluated) / seconds[which][0] for which in ("reference", name)
+                },
                 validation_accuracy=dict(accuracy),
             )
         print(f"{'bert':<12}accuracy of {evaluated} validation reviews: {accuracy}")
 
 
-def bert_textbook(bench: Bench, config: Config, reviews: Reviews, accuracy: dict[str, float]) -> None:
+def bert_reference(bench: Bench, config: Config, reviews: Reviews, accuracy: dict[str, float]) -> None:
     torch.manual_seed(0)
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
-    slow = textbook.TextbookClassifier(model)
+    slow = reference.ReferenceClassifier(model)
     optimizer = torch.optim.AdamW(slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
     for epoch in (1, 2):
         model.start_epoch(epoch)
-        batches = textbook_batches(config, reviews, config.train.batch_size, shuffle=True)
-        for _ in textbook.train_epoch(slow, batches, optimizer, bench.device):
+        batches = reference_batches(config, reviews, config.train.batch_size, shuffle=True)
+        for _ in reference.train_epoch(slow, batches, optimizer, bench.device):
             pass
-        batches = textbook_batches(
+        batches = reference_batches(
             config, replace(reviews, train=reviews.validation), config.train.eval_batch_size, shuffle=False
         )
-        accuracy["textbook"], _ = textbook.evaluate(slow, batches, bench.device)
+        accuracy["reference"], _ = reference.evaluate(slow, batches, bench.device)
 
 
 def bert_fast(
@@ -306,7 +310,7 @@ def bert_fast(
 ) -> None:
     """With nothing kept from an earlier round: the frozen layers' outputs are computed anew in each."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = replace(config.train, precision=precision, keep_frozen=kept)
+        settings = replace(config.train, precision=precision, cache_frozen_features=kept)
         config = replace(config, data=replace(config.data, cache_dir=folder), train=settings)
         torch.manual_seed(0)
         model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
@@ -331,13 +335,13 @@ def bench_checkpoints(bench: Bench) -> None:
             trainer.step(indices, next(batch_loader(reviews.train, [indices], bench.device)))
             seconds = bench.alternate({"checkpoint": trainer.save}, rounds=1 if bench.quick else 5)["checkpoint"]
             size = sum(file.stat().st_size for file in checkpoints_of(Path(folder))[0].iterdir())
-        share = statistics.median(seconds) / (60 * config.train.checkpoint_minutes)
+        share = statistics.median(seconds) / (60 * config.train.save_minutes)
         row = {"bench": "checkpoint", "experiment": path.stem, "lengths": None, "ratio": None, "max_difference": None}
         row |= {"median_seconds": {"checkpoint": statistics.median(seconds)}, "bytes": size, "share_of_interval": share}
         bench.rows.append(row)
         print(
             f"{'checkpoint':<12}{path.stem:<28}{statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
-            f"{max(seconds):.2f})  {size / 2**20:.0f} MiB  {share:.2%} of {config.train.checkpoint_minutes:g} minutes"
+            f"{max(seconds):.2f})  {size / 2**20:.0f} MiB  {share:.2%} of {config.train.save_minutes:g} minutes"
         )
 
 
@@ -461,17 +465,17 @@ def bench_pipeline(bench: Bench) -> None:
     """Three epochs of batches alone, tokenising included on both sides; and a start from a warm cache."""
     epochs = 1 if bench.quick else 3
     for lengths in bench.sources:
-        config = bench.config(SCRATCH[0], lengths, f"data.train_size={bench.reviews if bench.quick else 1900}")
+        config = bench.config(SCRATCH[0], lengths, f"data.max_train_samples={bench.reviews if bench.quick else 1900}")
         reviews = load_reviews(config.data)
         calls = {
-            "textbook": partial(pipeline_textbook, bench, config, reviews, epochs),
+            "reference": partial(pipeline_textbook, bench, config, reviews, epochs),
             "fast": partial(pipeline_fast, bench, config, reviews, epochs),
         }
         seconds = bench.alternate(calls)
         total = int(reviews.train.lengths.sum()) * epochs
         bench.add(
             seconds,
-            ("textbook", "fast"),
+            ("reference", "fast"),
             bench="pipeline",
             experiment=f"{epochs} epochs",
             lengths=lengths,
@@ -491,7 +495,7 @@ def bench_pipeline(bench: Bench) -> None:
 
 def pipeline_textbook(bench: Bench, config: Config, reviews: Reviews, epochs: int) -> None:
     for _ in range(epochs):
-        for batch in textbook_batches(config, reviews, bench.batch_size, shuffle=True):
+        for batch in reference_batches(config, reviews, bench.batch_size, shuffle=True):
             for tensor in batch.values():
                 tensor.to(bench.device)
 

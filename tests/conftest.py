@@ -86,12 +86,12 @@ def small_config(experiment: str, files: Path, run_dir: Path, *overrides: str) -
         "data.max_length=24",
         f"run_dir={run_dir}",
         "device=cpu",
-        "train.epochs=3" if experiment != "8_bert" else "train.epochs=2",
+        "train.epochs=3" if experiment != "8_minilm" else "train.epochs=2",
         "train.batch_size=8",
         "train.eval_steps=4",
         "train.learning_rate=0.001",
-        "train.schedule=constant_with_warmup",
-        "train.warmup_fraction=0",
-        "train.keep_frozen=null",
+        "train.lr_scheduler=constant_with_warmup",
+        "train.warmup_ratio=0",
+        "train.cache_frozen_features=null",
     ]
     return load_config(path, [*common, *SMALL[load_config(path).model.backbone], *overrides])

@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from checkpoint import FOLDER, checkpoints_of, verify_folder
 from config import Config, load_config
+from training.checkpoint import FOLDER, checkpoints_of, verify_folder
 
 # What a log holds beside the result: a run that was interrupted differs in these.
 TIMINGS = (
@@ -147,7 +147,7 @@ def small_config(folder: Path, reviews: Path) -> Config:
         "model.hidden_size=8",
         "train.batch_size=8",
         "train.eval_steps=4",
-        "train.checkpoint_steps=1",
+        "train.save_steps=1",
     ]
     return replace(load_config("configs/5_transformer_prenorm.yaml", settings), name="killed")
 

@@ -25,7 +25,7 @@ TABLE = {
     5: {"backbone": "transformer", "num_layers": 2, "block": "prenorm", "num_heads": 4, "dropout": 0.3},
     6: {"backbone": "transformer", "num_layers": 4, "block": "prenorm", "num_heads": 4, "dropout": 0.3},
     7: {"backbone": "transformer", "num_layers": 2, "block": "postnorm", "num_heads": 4, "dropout": 0.3},
-    8: {"backbone": "bert", "thaw_epoch": 2, "thaw_layers": 1},
+    8: {"backbone": "bert", "unfreeze_epoch": 2, "unfreeze_layers": 1},
 }
 
 
@@ -139,7 +139,7 @@ def test_the_yelp_profile_is_the_protocol_of_the_assignment(path):
     resolved = load_config(path, ["profile=yelp"])
     data, train = resolved.data, resolved.train
     assert (data.source, data.validation_first, data.max_length) == ("yelp", 1000, 256)
-    assert (data.train_size, data.eval_size) == (None, None)
+    assert (data.max_train_samples, data.max_eval_samples) == (None, None)
     assert (train.batch_size, train.learning_rate, train.adam_eps, train.eval_steps) == (512, 1e-5, 1e-8, 100)
 
 
@@ -220,7 +220,7 @@ def test_an_unknown_key_that_resembles_nothing_gets_no_suggestion():
         ("train.epochs", "[1, 2]", "int"),
         ("train.learning_rate", "fast", "float"),
         ("train.max_grad_norm", "none", "float or null"),
-        ("data.train_size", "many", "int or null"),
+        ("data.max_train_samples", "many", "int or null"),
         ("model.decoder", "maybe", "bool"),
         ("data.train", "[a.csv]", "str or null"),
         ("train.precision", "[fp32]", "one of fp32, bf16, fp16"),
@@ -259,7 +259,7 @@ def test_a_section_that_is_no_mapping_is_refused(tmp_path, value):
         ("data.max_length", "2", "2", "int and at least 3 and at most 512"),
         ("data.max_length", "513", "513", "int and at least 3 and at most 512"),
         ("data.test_fraction", "0.5", "0.5", "float and above 0 and below 0.5"),
-        ("data.train_size", "1", "1", "int or null and at least 2"),
+        ("data.max_train_samples", "1", "1", "int or null and at least 2"),
         ("model.backbone", "hub", "'hub'", "one of lstm, transformer, bert"),
         ("model.block", "middle", "'middle'", "one of prenorm, postnorm"),
     ],
@@ -280,7 +280,7 @@ def test_a_value_out_of_range_is_refused_with_the_range(tmp_path, key, value, sh
         ("data.max_length", "512"),
         ("train.epochs", "1"),
         ("data.test_fraction", "0.499"),
-        ("data.train_size", "2"),
+        ("data.max_train_samples", "2"),
     ],
 )
 def test_a_value_at_the_edge_of_its_range_is_taken(key, value):
@@ -482,7 +482,7 @@ def test_a_dictionary_of_settings_that_do_not_go_together_is_refused():
 
 def test_a_resolved_config_is_an_experiment_file_that_gives_the_same_run(tmp_path):
     """Its own settings must not be overwritten by the profile that it names."""
-    config = load_config("configs/5_transformer_prenorm.yaml", ["profile=quick", "data.train_size=77", "seed=3"])
+    config = load_config("configs/5_transformer_prenorm.yaml", ["profile=quick", "data.max_train_samples=77", "seed=3"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "config.yaml") == config
     again = load_config(tmp_path / "config.yaml", ["profile=yelp"])

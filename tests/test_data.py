@@ -485,35 +485,37 @@ def labels() -> np.ndarray:
 
 @pytest.mark.parametrize(("size", "counts"), [(2, [1, 1]), (20, [10, 10]), (21, [11, 10]), (80, [40, 40])])
 def test_a_subset_is_balanced_with_the_odd_one_of_the_first_class(labels, size, counts):
-    chosen = balanced_subset(labels, size, 0, "data.train_size")
+    chosen = balanced_subset(labels, size, 0, "data.max_train_samples")
     assert np.bincount(labels[chosen]).tolist() == counts
     assert (np.diff(chosen) > 0).all()
 
 
 def test_a_subset_is_the_seed_s_own(labels):
-    first, again, other = (balanced_subset(labels, 20, seed, "data.train_size") for seed in (0, 0, 1))
+    first, again, other = (balanced_subset(labels, 20, seed, "data.max_train_samples") for seed in (0, 0, 1))
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
 
 
 def test_a_subset_is_drawn_from_the_whole_split(labels):
     """Not from its beginning, where the source may keep one kind of review."""
-    drawn = np.concatenate([balanced_subset(labels, 20, seed, "data.train_size") for seed in range(40)])
+    drawn = np.concatenate([balanced_subset(labels, 20, seed, "data.max_train_samples") for seed in range(40)])
     assert set(drawn.tolist()) == set(range(len(labels)))
 
 
 def test_a_subset_that_a_class_is_too_small_for_is_refused(labels):
-    with pytest.raises(InputError, match=r"data\.train_size=82 needs 41 reviews of class negative, there are 40$"):
-        balanced_subset(labels, 82, 0, "data.train_size")
-    with pytest.raises(InputError, match=r"data\.eval_size=82 needs 41 reviews of class negative"):
-        balanced_subset(labels, 82, 0, "data.eval_size", at_most=True)
+    with pytest.raises(
+        InputError, match=r"data\.max_train_samples=82 needs 41 reviews of class negative, there are 40$"
+    ):
+        balanced_subset(labels, 82, 0, "data.max_train_samples")
+    with pytest.raises(InputError, match=r"data\.max_eval_samples=82 needs 41 reviews of class negative"):
+        balanced_subset(labels, 82, 0, "data.max_eval_samples", at_most=True)
     with pytest.raises(InputError, match=r"=102 needs 51 reviews"):
-        balanced_subset(labels, 102, 0, "data.train_size")
+        balanced_subset(labels, 102, 0, "data.max_train_samples")
 
 
 @pytest.mark.parametrize("options", [{"size": None}, {"size": 101, "at_most": True}, {"size": 500, "at_most": True}])
 def test_all_reviews_are_taken_where_no_fewer_are_asked(labels, options):
-    chosen = balanced_subset(labels, seed=0, key="data.eval_size", **options)
+    chosen = balanced_subset(labels, seed=0, key="data.max_eval_samples", **options)
     assert chosen.tolist() == list(range(101))
 
 
@@ -670,7 +672,9 @@ def test_a_changed_file_is_read_anew(files):
     assert "fine" not in texts
 
 
-@pytest.mark.parametrize("change", [{"train_size": 10}, {"eval_size": 4}, {"group_by_length": False}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"max_train_samples": 10}, {"max_eval_samples": 4}, {"group_by_length": False}], ids=str
+)
 def test_a_setting_that_only_picks_from_the_splits_shares_the_cache(files, change):
     assert load_reviews(replace(files, **change)).fingerprint == load_reviews(files).fingerprint
     assert len(cached(files)) == 1
@@ -743,7 +747,7 @@ def test_two_builds_at_once_end_in_one_folder(files, monkeypatch):
 
 def test_subsets_are_balanced_and_of_the_sizes_asked(files):
     whole = load_reviews(files)
-    reviews = load_reviews(replace(files, train_size=10, eval_size=14))
+    reviews = load_reviews(replace(files, max_train_samples=10, max_eval_samples=14))
     assert [len(split) for split in (reviews.train, reviews.validation, reviews.test)] == [10, 12, 14]
     for name in ("train", "test"):
         part = getattr(reviews, name)
@@ -751,8 +755,10 @@ def test_subsets_are_balanced_and_of_the_sizes_asked(files):
         full = getattr(whole, name)
         where = {row: i for i, row in enumerate(full.rows.tolist())}
         assert tokens(part) == [tokens(full)[where[row]] for row in part.rows.tolist()]
-    with pytest.raises(InputError, match=r"data\.train_size=32 needs 16 reviews of class negative, there are 15$"):
-        load_reviews(replace(files, train_size=32))
+    with pytest.raises(
+        InputError, match=r"data\.max_train_samples=32 needs 16 reviews of class negative, there are 15$"
+    ):
+        load_reviews(replace(files, max_train_samples=32))
 
 
 # ---------------------------------------------------------------- padding

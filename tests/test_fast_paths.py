@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import EXPERIMENTS
+from helpers import assert_close, gradients, ragged_mask, random_tensor
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import BertConfig, BertModel
@@ -15,7 +16,6 @@ import transformer_solution
 from config import load_config
 from lstm import LSTM
 from models import BertBackbone, LSTMBackbone, ReviewClassifier, build_scratch
-from parity import assert_close, gradients, ragged_mask, random_tensor
 from transformer_solution import LayerNorm, MultiHeadedAttention
 
 V, FULL = 29, 19
@@ -241,8 +241,8 @@ def test_layer_norm_of_no_vectors_gives_none():
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["computed", "kept"])
-@pytest.mark.parametrize("thaw_layers", [0, 1, 2, 4])
-def test_bert_is_read_at_its_first_position_with_the_logits_and_gradients_of_the_whole(thaw_layers, known):
+@pytest.mark.parametrize("unfreeze_layers", [0, 1, 2, 4])
+def test_bert_is_read_at_its_first_position_with_the_logits_and_gradients_of_the_whole(unfreeze_layers, known):
     """Against transformers' own forward pass, every layer at every position."""
     sizes = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": V}
     rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -250,7 +250,7 @@ def test_bert_is_read_at_its_first_position_with_the_logits_and_gradients_of_the
     encoder = BertModel(BertConfig(num_hidden_layers=4, **sizes, **rates), add_pooling_layer=False).double()
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.4)
-    model = ReviewClassifier(BertBackbone(encoder, thaw_epoch=1, thaw_layers=thaw_layers)).double().train()
+    model = ReviewClassifier(BertBackbone(encoder, unfreeze_epoch=1, unfreeze_layers=unfreeze_layers)).double().train()
     ids, mask, labels = make_batch(BATCHES["ragged"])
     whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
     found = []
@@ -271,7 +271,7 @@ def test_bert_is_read_at_its_first_position_with_the_logits_and_gradients_of_the
 def test_frozen_layers_do_not_drop_and_thawed_ones_do():
     sizes = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": V}
     encoder = BertModel(BertConfig(num_hidden_layers=3, hidden_dropout_prob=0.5, **sizes), add_pooling_layer=False)
-    model = BertBackbone(encoder, thaw_epoch=2, thaw_layers=1)
+    model = BertBackbone(encoder, unfreeze_epoch=2, unfreeze_layers=1)
     ids, mask, _ = make_batch(BATCHES["ragged"])
     assert torch.equal(model.frozen_states(ids, mask), model.frozen_states(ids, mask)), "from the start"
     model.train()

@@ -15,12 +15,12 @@ from conftest import SMALL, make_texts
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from checkpoint import checkpoints_of, write_manifest
 from config import Config, InputError, all_keys, load_config
 from data import load_reviews, read_file
 from models import build_model
-from runs import newest_checkpoint
 from train import Trainer
+from training.checkpoint import checkpoints_of, write_manifest
+from training.run_folder import newest_checkpoint
 
 CONFIGS = [path.read_text() for path in sorted(Path("configs").rglob("*.yaml"))]
 KEYS = all_keys(Config)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from helpers import assert_close, gradients, random_tensor
 from torch import nn
 
 from lstm import LSTM, DecoderAttn, Encoder, EncoderDecoder
-from parity import assert_close, gradients, random_tensor
 from transformer_solution import MultiHeadedAttention
 
 B, T, I, H, V, E = 5, 11, 7, 3, 13, 2  # noqa: E741

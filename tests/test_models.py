@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import EXPERIMENTS
+from helpers import ragged_mask
 from torch import nn
 from transformers import BertConfig, BertModel
 
@@ -20,7 +21,6 @@ from models import (
     load_model,
     save_model,
 )
-from parity import ragged_mask
 from transformer_solution import PostNormAttentionBlock, PreNormAttentionBlock
 
 
@@ -54,7 +54,7 @@ def test_each_of_the_eight_overfits_sixteen_reviews(experiment):
     ids[:, 0] = 101  # [CLS]
     ids[torch.arange(16), lengths - 1] = 102  # [SEP]
     labels = torch.randperm(16) % 2
-    rate = 3e-3 if experiment != "8_bert" else 1e-3
+    rate = 3e-3 if experiment != "8_minilm" else 1e-3
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     model.eval()
     for _ in range(80):
@@ -131,16 +131,16 @@ def test_every_setting_of_a_transformer_reaches_its_layers():
 
 
 def test_every_setting_of_a_bert_reaches_its_layers():
-    model = make_model("8_bert", "model.dropout=0.25", "model.thaw_layers=2", "model.thaw_epoch=3").backbone
+    model = make_model("8_minilm", "model.dropout=0.25", "model.unfreeze_layers=2", "model.unfreeze_epoch=3").backbone
     rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     assert rates == {0.25}
     assert model.model.config.attention_probs_dropout_prob == 0.25
-    assert (model.thaw_layers, model.thaw_epoch) == (2, 3)
+    assert (model.unfreeze_layers, model.unfreeze_epoch) == (2, 3)
 
 
 def test_the_packaged_encoder_has_its_pretrained_weights():
     """Two sentences of one meaning are nearer than two of different ones; random weights know no meaning."""
-    model, tokenizer = make_model("8_bert").eval().backbone, load_tokenizer("packaged")
+    model, tokenizer = make_model("8_minilm").eval().backbone, load_tokenizer("packaged")
     batch = tokenizer(["a great movie", "a wonderful film", "the train is late"], padding=True, return_tensors="pt")
     states = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     means = (states * batch["attention_mask"][..., None]).sum(1) / batch["attention_mask"].sum(1, keepdim=True)
@@ -160,11 +160,11 @@ def trained(model: ReviewClassifier) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("thaw_epoch", "thaw_layers", "expected"),
+    ("unfreeze_epoch", "unfreeze_layers", "expected"),
     [(2, 1, [[], [3], [3]]), (3, 2, [[], [], [2, 3]]), (1, 4, [[0, 1, 2, 3]] * 3), (2, 0, [[], [], []])],
 )
-def test_exactly_the_thawed_layers_and_the_classifier_have_gradients(thaw_epoch, thaw_layers, expected):
-    model = ReviewClassifier(small_bert(thaw_epoch=thaw_epoch, thaw_layers=thaw_layers))
+def test_exactly_the_thawed_layers_and_the_classifier_have_gradients(unfreeze_epoch, unfreeze_layers, expected):
+    model = ReviewClassifier(small_bert(unfreeze_epoch=unfreeze_epoch, unfreeze_layers=unfreeze_layers))
     names = [name for name, _ in model.named_parameters()]
     for epoch, layers in enumerate(expected, start=1):
         model.start_epoch(epoch)
@@ -175,7 +175,7 @@ def test_exactly_the_thawed_layers_and_the_classifier_have_gradients(thaw_epoch,
 
 
 def test_experiment_eight_trains_the_classifier_and_then_the_last_layer_too():
-    model = make_model("8_bert")
+    model = make_model("8_minilm")
     assert trained(model) == {"classifier.weight", "classifier.bias"}
     model.start_epoch(2)
     last = len(model.backbone.model.encoder.layer) - 1
@@ -190,8 +190,8 @@ def test_the_other_experiments_train_all_their_parameters_from_the_first_epoch()
 
 
 def test_more_layers_than_there_are_can_not_be_thawed():
-    with pytest.raises(InputError, match="thaw_layers=5; the encoder has 4 layers"):
-        small_bert(thaw_layers=5)
+    with pytest.raises(InputError, match="unfreeze_layers=5; the encoder has 4 layers"):
+        small_bert(unfreeze_layers=5)
 
 
 def test_an_encoder_that_is_not_at_hand_is_refused_by_name():
@@ -203,7 +203,7 @@ def test_an_encoder_that_is_not_at_hand_is_refused_by_name():
 # ---------------------------------------------------------------- saving
 
 
-@pytest.mark.parametrize("experiment", ["1_lstm", "4_lstm_attention", "7_transformer_postnorm", "8_bert"])
+@pytest.mark.parametrize("experiment", ["1_lstm", "4_lstm_attention", "7_transformer_postnorm", "8_minilm"])
 def test_a_saved_model_comes_back_with_equal_logits(experiment, tokenizer, tmp_path):
     config = load_config(f"configs/{experiment}.yaml", ["data.max_length=40"])
     torch.manual_seed(0)

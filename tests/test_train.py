@@ -16,13 +16,12 @@ from conftest import EXPERIMENTS
 from kill import TIMINGS
 
 import train
-from checkpoint import RunError
-from config import InputError, load_config
+from config import InputError, RunError, load_config
 from data import load_reviews, training_batches
-from features import FrozenFeatures
 from models import build_model, load_model
 from predict import predict
 from train import evaluate, fit, is_better, main, run
+from training.frozen_features import FrozenFeatures
 
 
 def read_metrics(run_dir) -> list[dict]:
@@ -67,7 +66,7 @@ def test_each_experiment_runs_and_leaves_its_evidence(make_config, experiment):
     assert summary["device"]
     model = load_model(folder / "best")[0]
     assert summary["parameters"] == sum(p.numel() for p in model.parameters())
-    assert (summary["trainable_parameters"] < summary["parameters"]) == (experiment == "8_bert")
+    assert (summary["trainable_parameters"] < summary["parameters"]) == (experiment == "8_minilm")
 
 
 def test_the_kept_model_has_the_logged_figures_and_predictions(make_config):
@@ -140,7 +139,7 @@ def test_the_test_split_is_read_once_and_only_at_the_end(make_config, monkeypatc
     assert read == [20, 20, 22]
 
 
-@pytest.mark.parametrize("experiment", ["2_lstm_dropout", "7_transformer_postnorm", "8_bert"])
+@pytest.mark.parametrize("experiment", ["2_lstm_dropout", "7_transformer_postnorm", "8_minilm"])
 def test_a_run_is_a_function_of_its_settings(make_config, experiment):
     config = make_config(experiment, "train.epochs=2")
     run(config)
@@ -202,7 +201,7 @@ def test_every_setting_of_the_optimiser_reaches_it(make_config):
     ],
 )
 def test_the_learning_rate_follows_the_schedule(make_config, schedule, expected):
-    config = make_config("1_lstm", f"train.schedule={schedule}", "train.warmup_fraction=0.2", "train.learning_rate=1")
+    config = make_config("1_lstm", f"train.lr_scheduler={schedule}", "train.warmup_ratio=0.2", "train.learning_rate=1")
     optimizer, scheduler = optimizer_of(config)
     rates = []
     for _ in range(10):
@@ -271,7 +270,7 @@ def test_the_best_model_is_the_one_by_the_metric_asked_for(metric, better, worse
 
 
 def test_the_frozen_encoder_of_experiment_eight_stays_as_it_was(make_config):
-    config = make_config("8_bert", "train.epochs=1")
+    config = make_config("8_minilm", "train.epochs=1")
     before = build_model(config.model, 30522, 24).state_dict()
     run(config)
     after = load_model(Path(config.run_dir) / "best")[0].state_dict()
@@ -284,10 +283,10 @@ def test_the_frozen_encoder_of_experiment_eight_stays_as_it_was(make_config):
 def test_kept_outputs_of_frozen_layers_change_no_figure(make_config, monkeypatch, tmp_path):
     """But for rounding: padding, and so the order of sums, differs. A second run reads the file."""
     cache = f"data.cache_dir={tmp_path / 'cache'}"
-    config = make_config("8_bert", cache, "model.dropout=0", "train.learning_rate=0.0003")
+    config = make_config("8_minilm", cache, "model.dropout=0", "train.learning_rate=0.0003")
     run(config)
     computed = without_timings(read_metrics(config.run_dir))
-    kept = replace(config, overwrite=True, train=replace(config.train, keep_frozen="fp32"))
+    kept = replace(config, overwrite=True, train=replace(config.train, cache_frozen_features="fp32"))
     run(kept)
     for line, expected in zip(without_timings(read_metrics(config.run_dir)), computed, strict=True):
         assert line == pytest.approx(expected, abs=1e-4)
@@ -303,7 +302,7 @@ def test_the_time_for_the_outputs_of_frozen_layers_counts_as_training(make_confi
 
     make = FrozenFeatures.make
     monkeypatch.setattr(FrozenFeatures, "make", slowly)
-    config = make_config("8_bert", f"data.cache_dir={tmp_path}", "train.keep_frozen=fp32", "train.epochs=1")
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path}", "train.cache_frozen_features=fp32", "train.epochs=1")
     assert run(config)["train_seconds"] > 3
     assert read_metrics(config.run_dir)[0]["train_seconds"] > 3
 
@@ -313,20 +312,20 @@ def test_a_disk_too_small_for_the_outputs_of_frozen_layers_is_an_error_that_says
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    config = make_config("8_bert", f"data.cache_dir={tmp_path / 'cache'}", "train.keep_frozen=fp32")
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path / 'cache'}", "train.cache_frozen_features=fp32")
     tokens = load_reviews(config.data).train.lengths.sum()
-    with pytest.raises(RunError, match=rf"need {tokens * 384 * 4 / 1e6:.1f} MB.*train.keep_frozen=bf16"):
+    with pytest.raises(RunError, match=rf"need {tokens * 384 * 4 / 1e6:.1f} MB.*train.cache_frozen_features=bf16"):
         run(config)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("partial")]
 
 
 def test_a_model_without_frozen_layers_trains_with_the_setting_too(make_config):
     """A profile sets it for all eight."""
-    assert run(make_config("1_lstm", "train.keep_frozen=fp32", "train.epochs=1"))["completed"]
+    assert run(make_config("1_lstm", "train.cache_frozen_features=fp32", "train.epochs=1"))["completed"]
 
 
 def test_kept_outputs_in_half_precision_are_near(make_config, tmp_path):
-    config = make_config("8_bert", f"data.cache_dir={tmp_path}", "train.epochs=1")
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path}", "train.epochs=1")
     model = build_model(config.model, 30522, 24).eval()
     reviews = load_reviews(config.data).validation
     batch = reviews[np.array([3, 0, 7])]

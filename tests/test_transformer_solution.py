@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_close, gradients, ragged_mask, random_tensor
 from torch import nn
 
-from parity import assert_close, gradients, ragged_mask, random_tensor
 from transformer_solution import (
     LayerNorm,
     MultiHeadedAttention,

@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import small_config
 
+from analysis.transfer import main
 from predict import predict
 from train import run
-from transfer import main
 
 
 @pytest.fixture(scope="module")

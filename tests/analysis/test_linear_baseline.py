@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-import baseline
+from analysis import linear_baseline
+from analysis.facts import load_run, read_predictions
 from data import load_reviews
-from evidence import load_run, read_predictions
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def reviews(config):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_floor_is_a_run_like_another(config, reviews, tmp_path, whole):
-    summary = baseline.run_floor(config, reviews, whole, tmp_path / "0_bag")
+    summary = linear_baseline.run_floor(config, reviews, whole, tmp_path / "0_bag")
     run = load_run(tmp_path / "0_bag")
     assert run.summary == json.loads(json.dumps(summary))
     assert (run.key, summary["name"]) == ("0", "bag")
@@ -33,14 +33,14 @@ def test_a_floor_is_a_run_like_another(config, reviews, tmp_path, whole):
     assert labels.tolist() == reviews.test.labels.tolist()
     assert summary["test_accuracy"] == ((probabilities >= 0.5) == labels).mean()
     accuracies = [line["validation_accuracy"] for line in run.metrics]
-    assert len(accuracies) == len(baseline.STRENGTHS)
+    assert len(accuracies) == len(linear_baseline.STRENGTHS)
     assert summary["best_validation_accuracy"] == max(accuracies)
     assert summary["best_validation_step"] == 1 + int(np.argmax(accuracies))
     assert summary["train_accuracy"] > 0.9
 
 
 def test_the_floor_reads_what_the_models_read_or_the_whole_reviews(reviews):
-    cut, whole = (baseline.tokens_as_text(reviews, "train", which) for which in (False, True))
+    cut, whole = (linear_baseline.tokens_as_text(reviews, "train", which) for which in (False, True))
     ids = reviews.train.dataset["input_ids"]
     assert [list(map(int, text.split())) for text in cut] == [list(tokens) for tokens in ids]
     assert max(len(text.split()) for text in cut) <= 12
@@ -48,15 +48,15 @@ def test_the_floor_reads_what_the_models_read_or_the_whole_reviews(reviews):
 
 
 def test_the_vocabulary_is_that_of_the_training_reviews(reviews):
-    vectorizer, matrices = baseline.bags(reviews, whole=False)
+    vectorizer, matrices = linear_baseline.bags(reviews, whole=False)
     assert {name: matrix.shape for name, matrix in matrices.items()} == {
-        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in baseline.SPLITS
+        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in linear_baseline.SPLITS
     }
-    texts = baseline.tokens_as_text(reviews, "train", whole=False)
+    texts = linear_baseline.tokens_as_text(reviews, "train", whole=False)
     pairs = {" ".join(pair) for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)}
     assert {term for term in vectorizer.vocabulary_ if " " in term} <= pairs
 
 
 def test_settings_that_can_not_be_used_are_refused(capsys):
-    assert baseline.main(["profile=nothing"]) == 2
+    assert linear_baseline.main(["profile=nothing"]) == 2
     assert "there is no 'nothing'" in capsys.readouterr().err

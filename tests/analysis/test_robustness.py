@@ -10,10 +10,8 @@ import pytest
 from conftest import small_config
 from scipy.stats import false_discovery_control
 
-import robustness
-from data import load_reviews
-from perturbations import PERTURBATIONS, WORD
-from robustness import (
+from analysis import robustness
+from analysis.robustness import (
     Condition,
     TrainedModel,
     all_conditions,
@@ -24,6 +22,8 @@ from robustness import (
     measure,
     turned,
 )
+from data import load_reviews
+from perturbations import PERTURBATIONS, WORD
 from train import run
 
 # ---------------------------------------------------------------- comparisons

@@ -10,10 +10,10 @@ from conftest import small_config
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from explain import attention, main, occlusion, reach, words_map
-from figures import reach as draw_reach
+from analysis.figures import reach as draw_reach
+from analysis.robustness import TrainedModel
+from analysis.saliency import attention, main, occlusion, reach, words_map
 from models import BertBackbone, ReviewClassifier
-from robustness import TrainedModel
 from train import run
 from transformer_solution import MultiHeadedAttention
 
@@ -107,7 +107,7 @@ def test_a_frozen_encoder_is_looked_through():
     torch.manual_seed(0)
     sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 20, "num_attention_heads": 3}
     encoder = BertModel(BertConfig(num_hidden_layers=3, **sizes), add_pooling_layer=False).double()
-    model = ReviewClassifier(BertBackbone(encoder, thaw_epoch=2, thaw_layers=1)).double()
+    model = ReviewClassifier(BertBackbone(encoder, unfreeze_epoch=2, unfreeze_layers=1)).double()
     ids = torch.randint(1, 31, (5, 7))
     pulls = reach(model, ids)
     encoder.eval()

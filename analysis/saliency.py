@@ -1,6 +1,6 @@
 """What a model looks at: positions that its logits can depend on, words that they do depend on, words that it attends.
 
-from explain import attention, occlusion, words_map
+from analysis.saliency import attention, occlusion, words_map
 words_map({"4 lstm_attention": attention(model, text)}, "share of the attention")
 
 python explain.py RUN_DIR [RUN_DIR ...] --output reach.json    # positions, before and after training
@@ -18,13 +18,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from checkpoint import write_text
+from analysis.logs import load_run
+from analysis.robustness import TrainedModel
 from config import InputError, load_config
 from data import load_reviews
-from evidence import load_run
 from models import BertBackbone, ReviewClassifier, build_model, load_model
 from perturbations import WORD, replace_spans
-from robustness import TrainedModel
+from training.checkpoint import write_text
 from transformer_solution import MultiHeadedAttention
 
 Words = tuple[list[str], np.ndarray]

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-import evidence
-from config import InputError
-from evidence import (
+from analysis import facts as evidence
+from analysis.facts import (
     Comparison,
     compare_all,
     compare_runs,
@@ -20,7 +19,8 @@ from evidence import (
     seed_facts,
     seeds_apart,
 )
-from significance import mcnemar_p, paired_interval
+from analysis.statistics import mcnemar_p, paired_interval
+from config import InputError
 
 LABELS = np.array([0, 1] * 20)
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from evidence import GIB, SIGNIFICANT, Run
+from analysis.facts import GIB, SIGNIFICANT, Run
 
 FLOOR = "0.45"
 

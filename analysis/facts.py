@@ -4,7 +4,6 @@ Everything here is computed from what runs have left (`summary.json`, `metrics.j
 written report, README and the notebook take their numbers from `facts`.
 """
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import false_discovery_control, ttest_ind
 
-from config import InputError, load_yaml
-from significance import mcnemar_p, paired_interval, share_interval
+from analysis.logs import Run, load_runs, read_predictions
+from analysis.statistics import mcnemar_p, paired_interval, share_interval
+from config import InputError, load_config
 
 GIB = 2**30
 SIGNIFICANT = 0.05
@@ -30,62 +30,6 @@ NAMES = {
 # Tokens at either end of a review that count as its beginning and its end.
 EDGE = 32
 COSTS = ("train_seconds", "steady_memory_bytes", "parameters")
-
-
-# ---------------------------------------------------------------- logs
-
-
-@dataclass(frozen=True)
-class Run:
-    """A complete run: its summary and its evaluations in order."""
-
-    folder: Path
-    summary: dict
-    metrics: list[dict]
-
-    @property
-    def label(self) -> str:
-        """`4 lstm_attention`"""
-        return f"{self.key} {self.summary['name']}"
-
-    @property
-    def key(self) -> str:
-        """What its folder's name begins with, `8t` of `8t_bert_thawed`; its experiment where that is no number."""
-        prefix = self.folder.name.partition("_")[0]
-        return prefix if prefix[:1].isdigit() else str(self.summary["experiment"])
-
-    @property
-    def of_the_eight(self) -> bool:
-        """Whether it is an experiment as assigned: no floor, no variant such as `8t`."""
-        return self.summary["experiment"] > 0 and self.key == str(self.summary["experiment"])
-
-    def settings(self) -> dict:
-        """Its config.yaml."""
-        return load_yaml((self.folder / "config.yaml").read_text())
-
-
-def load_runs(folder: str | Path) -> list[Run]:
-    """The complete runs directly inside a folder, sorted by experiment.
-
-    Raises:
-        InputError: there is none, or a log can't be read.
-    """
-    runs = [load_run(path.parent) for path in sorted(Path(folder).glob("*/summary.json"))]
-    if not runs:
-        raise InputError(f"{folder}: no complete run (*/summary.json); train some first, for example with `make run`")
-    return sorted(runs, key=lambda run: (run.summary["experiment"], run.summary["seed"]))
-
-
-def load_run(folder: Path) -> Run:
-    """One run folder."""
-    path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text())
-        path = folder / "metrics.jsonl"
-        metrics = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as a log of train.py ({error})") from None
-    return Run(folder, summary, metrics)
 
 
 # ---------------------------------------------------------------- predictions
@@ -131,23 +75,6 @@ class Comparison:
 def p_text(p: float) -> str:
     """`0.034`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in the source, labels and probabilities of positive, each (n,).
-
-    Raises:
-        InputError: the file is missing or has other columns.
-    """
-    try:
-        with path.open(newline="") as file:
-            lines = [
-                (int(line["row"]), int(line["label"]), float(line["probability"])) for line in csv.DictReader(file)
-            ]
-        rows, labels, probabilities = map(np.array, zip(*lines, strict=True))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not the predictions of a run ({error!r}); expected row,label,probability") from None
-    return rows, labels, probabilities
 
 
 def compare_runs(first: Run, second: Run) -> Comparison:
@@ -270,7 +197,7 @@ def describe(runs: Sequence[Run]) -> dict:
     by_key = {run.key: run for run in runs}
     described = {key: run_facts(run) for key, run in by_key.items()}
     neural = [d for d in described.values() if d["experiment"]]
-    eight = [described[run.key] for run in runs if run.of_the_eight]
+    eight = [described[run.key] for run in runs if run.is_assigned]
     ranking = [d["key"] for d in sorted(eight, key=lambda d: -d["best_validation_accuracy"])]
     scratch = [key for key in ranking if described[key]["experiment"] < 8]
     pairs = [
@@ -391,7 +318,7 @@ def load_optional(folder: Path) -> list[Run]:
 
 def trial_facts(run: Run) -> dict:
     """What a trial at a small scale was of, and its validation accuracy."""
-    settings = run.settings()
+    settings = asdict(load_config(run.folder / "config.yaml"))
     return {
         "name": run.summary["name"],
         "key": run.key,

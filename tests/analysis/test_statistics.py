@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from significance import mcnemar_p, paired_interval, share_interval
+from analysis.statistics import mcnemar_p, paired_interval, share_interval
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 5), (7, 3), (40, 12), (12, 40), (25, 25)])

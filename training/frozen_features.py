@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoint import RunError, no_space
+from config import RunError
 from data import TokenizedReviews, batch_loader, evaluation_batches
 from models import BertBackbone
+from training.checkpoint import no_space
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -98,7 +99,7 @@ def reserve(path: Path, size: int) -> None:
         free = shutil.disk_usage(path.parent).free
         raise RunError(
             f"{path.parent.parent}: the outputs of the frozen layers need {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are "
-            "free; free some space, take train.keep_frozen=bf16 (half of it), or null to keep none"
+            "free; free some space, take train.cache_frozen_features=bf16 (half of it), or null to keep none"
         ) from None
 
 

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from config import InputError
+from config import InputError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +38,6 @@ PARTIAL = "partial-"
 KEPT = 2
 # A lock's file is touched every so many seconds, and counts as left behind after so many.
 BEAT_SECONDS, STALE_SECONDS, TORN_SECONDS = 15, 120, 2
-
-
-class RunError(RuntimeError):
-    """A run that can't go on; what it has saved so far is whole."""
 
 
 class DamagedError(ValueError):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-import parallel
 import train
 from data import load_reviews
 from train import run, to_yaml
+from training import distributed
 
 
 def curve(run_dir: Path) -> list[float]:
@@ -70,10 +70,10 @@ def test_a_batch_is_dealt_out_whole(make_config, monkeypatch, processes):
     model = train.build_model(config.model, 30522, 24)
     trainer = train.Trainer(config, model, reviews, torch.device("cpu"), Path(config.run_dir))
     batches = [np.array([5, 2, 9, 4]), np.array([40]), np.array([7, 1])]
-    monkeypatch.setattr(parallel, "size", lambda: processes)
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         shares.append([batch for _, batch in trainer.shares(batches)])
     for number, batch in enumerate(batches):
         texts = []
@@ -88,8 +88,8 @@ def test_a_batch_is_dealt_out_whole(make_config, monkeypatch, processes):
 
 def test_one_process_is_a_group_of_its_own():
     values = torch.tensor([1.0, 2.0])
-    assert (parallel.rank(), parallel.size(), parallel.is_main()) == (0, 1, True)
-    assert parallel.summed(values) is values
-    assert parallel.gathered(values) == [values]
-    assert parallel.deal([3, 1, 2]) == [3, 1, 2]
-    assert parallel.any_of(True, False, device=torch.device("cpu")) == [True, False]
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
+    assert distributed.all_reduce_sum(values) is values
+    assert distributed.all_gather(values) == [values]
+    assert distributed.shard([3, 1, 2]) == [3, 1, 2]
+    assert distributed.any_process(True, False, device=torch.device("cpu")) == [True, False]

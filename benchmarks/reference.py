@@ -22,7 +22,7 @@ from transformer_solution import (
 )
 
 
-class TextbookClassifier(nn.Module):
+class ReferenceClassifier(nn.Module):
     """The logits of a `ReviewClassifier`, with its own weights, by the whole backbone."""
 
     def __init__(self, model: ReviewClassifier):
@@ -95,7 +95,7 @@ def loader(
 
 
 def train_epoch(
-    model: TextbookClassifier, batches: DataLoader, optimizer: torch.optim.Optimizer, device: torch.device
+    model: ReferenceClassifier, batches: DataLoader, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> Iterator[float]:
     """Train on every batch; yields each step's loss."""
     model.train()
@@ -112,7 +112,7 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(model: TextbookClassifier, batches: DataLoader, device: torch.device) -> tuple[float, Tensor]:
+def evaluate(model: ReferenceClassifier, batches: DataLoader, device: torch.device) -> tuple[float, Tensor]:
     """Accuracy and logits (n, 2) of every review."""
     model.eval()
     correct, logits = 0, []

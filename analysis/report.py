@@ -18,11 +18,11 @@ import matplotlib.pyplot as plt
 import typst
 from matplotlib.figure import Figure
 
-import figures
+from analysis import figures
+from analysis.facts import GIB, Run, facts, load_runs, read_json
 from config import InputError
-from evidence import GIB, Run, facts, load_runs, read_json
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "report" / "report.typ"
 MEMORY = ROOT / "benchmarks" / "memory.json"
 COLUMNS = (
@@ -41,11 +41,11 @@ def results_cells(runs: list[Run], bold: str) -> tuple[list[str], list[list[str]
     """Header and rows of the results: a row a run, its number and the best validation accuracy of the eight in `bold`,
     such as `**{}**`."""
     header = ["#", *(name for name, _ in COLUMNS)]
-    best = max((run.summary["best_validation_accuracy"] for run in runs if run.of_the_eight), default=None)
+    best = max((run.summary["best_validation_accuracy"] for run in runs if run.is_assigned), default=None)
     rows = []
     for run in runs:
         row = [bold.format(run.key), *(cell(run.summary) for _, cell in COLUMNS)]
-        if run.of_the_eight and run.summary["best_validation_accuracy"] == best:
+        if run.is_assigned and run.summary["best_validation_accuracy"] == best:
             column = header.index("best val. acc. (%)")
             row[column] = bold.format(row[column])
         rows.append(row)

@@ -20,13 +20,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoint
-import runs
 import train
-from checkpoint import (
+from config import InputError, RunError
+from data import load_reviews
+from train import main, run
+from training import checkpoint, run_folder
+from training.checkpoint import (
     DamagedError,
     InterruptedRun,
-    RunError,
     RunLock,
     checkpoint_path,
     checkpoints_of,
@@ -39,13 +40,10 @@ from checkpoint import (
     verify_folder,
     write_folder,
 )
-from config import InputError
-from data import load_reviews
-from train import main, run
 
 # Dropout, an evaluation inside the epoch, for each backbone; 8 thaws a layer after its first epoch.
-KINDS = ["2_lstm_dropout", "5_transformer_prenorm", "8_bert"]
-SAVING = ("train.epochs=2", "train.checkpoint_steps=2")
+KINDS = ["2_lstm_dropout", "5_transformer_prenorm", "8_minilm"]
+SAVING = ("train.epochs=2", "train.save_steps=2")
 UNINTERRUPTED: dict[str, dict] = {}
 
 
@@ -128,7 +126,9 @@ def test_a_difference_would_be_seen(make_config):
 
 
 def test_kept_outputs_of_frozen_layers_are_resumed_too(make_config, stop_at, tmp_path):
-    config = make_config("8_bert", *SAVING, "train.keep_frozen=fp32", f"data.cache_dir={tmp_path / 'cache'}")
+    config = make_config(
+        "8_minilm", *SAVING, "train.cache_frozen_features=fp32", f"data.cache_dir={tmp_path / 'cache'}"
+    )
     expected = uninterrupted(config)
     stop_at(7)
     assert run_to_the_end(config) == 1
@@ -158,11 +158,11 @@ def test_a_run_killed_at_any_moment_ends_the_same(tmp_path, review_files):
 
 
 def test_two_checkpoints_and_the_best_models_they_refer_to_are_kept(make_config, stop_at):
-    config = make_config("1_lstm", "train.epochs=3", "train.checkpoint_steps=1", "train.eval_steps=1")
+    config = make_config("1_lstm", "train.epochs=3", "train.save_steps=1", "train.eval_steps=1")
     folder = interrupted(config, stop_at, 15)
     kept = [path.name for path in checkpoints_of(folder)]
     assert kept == ["step-00000015", "step-00000014"]
-    best = {f"best-{runs.best_step_of(path):08d}" for path in checkpoints_of(folder)}
+    best = {f"best-{run_folder.best_step_of(path):08d}" for path in checkpoints_of(folder)}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == best | set(kept)
 
 
@@ -181,7 +181,7 @@ def test_a_complete_run_leaves_no_checkpoint_and_no_lock(make_config, monkeypatc
     config = make_config("1_lstm", "train.epochs=1")
     run(config)
     names = {path.name for path in Path(config.run_dir).iterdir()}
-    assert names == {*runs.RUN_FILES, "best"}
+    assert names == {*run_folder.RUN_FILES, "best"}
 
 
 def test_checkpoints_fall_where_steps_and_minutes_say(make_config, monkeypatch):
@@ -191,10 +191,10 @@ def test_checkpoints_fall_where_steps_and_minutes_say(make_config, monkeypatch):
     run(make_config("1_lstm", "train.epochs=2"))
     assert saved == [6, 12]
     saved.clear()
-    run(make_config("1_lstm", "train.epochs=2", "train.checkpoint_steps=4", "overwrite=true"))
+    run(make_config("1_lstm", "train.epochs=2", "train.save_steps=4", "overwrite=true"))
     assert saved == [4, 6, 8, 12]
     saved.clear()
-    run(make_config("1_lstm", "train.epochs=1", "train.checkpoint_minutes=1e-9", "overwrite=true"))
+    run(make_config("1_lstm", "train.epochs=1", "train.save_minutes=1e-9", "overwrite=true"))
     assert saved == [1, 2, 3, 4, 5, 6]
 
 
@@ -332,14 +332,13 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before(make_config, s
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(
-        RunError,
         match=r"step-00000004: no space left: it needs \d+\.\d MB, [\d.]+ MB are free.*start the same command again",
     ):
         run(config)
     folder = Path(config.run_dir)
     assert [path.name for path in checkpoints_of(folder)] == ["step-00000002"]
     assert not list((folder / "checkpoints").glob("partial-*"))
-    load_checkpoint(checkpoint_path(folder, 2), runs.STATE_FILES)
+    load_checkpoint(checkpoint_path(folder, 2), run_folder.STATE_FILES)
     monkeypatch.setattr(checkpoint, "save_file", save)
     run(config)
     assert kill.result_of(folder) == expected
@@ -428,7 +427,7 @@ def test_other_settings_than_the_unfinished_run_are_refused(make_config, stop_at
 def test_settings_of_which_no_result_depends_may_differ(make_config, stop_at):
     config = make_config("1_lstm", *SAVING)
     interrupted(config, stop_at, 3)
-    run(replace(config, train=replace(config.train, checkpoint_minutes=9.0, auto_micro_batch=True)))
+    run(replace(config, train=replace(config.train, save_minutes=9.0, auto_find_micro_batch_size=True)))
     assert kill.result_of(Path(config.run_dir)) == uninterrupted(config)
 
 
@@ -482,7 +481,7 @@ def test_a_run_in_another_thread_leaves_the_handlers_alone(make_config):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_its_step(make_config, capsys):
-    config = make_config("1_lstm", "train.learning_rate=1e20", "train.checkpoint_steps=1", "train.eval_steps=99")
+    config = make_config("1_lstm", "train.learning_rate=1e20", "train.save_steps=1", "train.eval_steps=99")
     path = Path(config.run_dir).parent / "settings.yaml"
     path.write_text(train.to_yaml(config))
     assert main([str(path)]) == 1
@@ -495,13 +494,13 @@ def test_a_loss_that_is_no_number_stops_the_run_before_its_step(make_config, cap
     assert f"infinite or nan at step {step}, at learning rate 1e+20" in error
     assert f"{newest.name} is the last checkpoint" in error
     assert f"rows {reviews.rows[batch].tolist()} of the training data" in error
-    tensors, _ = load_checkpoint(newest, runs.STATE_FILES)
+    tensors, _ = load_checkpoint(newest, run_folder.STATE_FILES)
     assert all(torch.isfinite(tensor).all() for tensor in tensors["model"].values())
     assert not (folder / "summary.json").exists()
 
 
 def test_a_validation_loss_that_is_no_number_stops_the_run_too(make_config):
-    config = make_config("1_lstm", "train.learning_rate=1e20", "train.checkpoint_steps=1", "train.eval_steps=1")
+    config = make_config("1_lstm", "train.learning_rate=1e20", "train.save_steps=1", "train.eval_steps=1")
     with pytest.raises(FloatingPointError, match=r"validation loss is (inf|nan) after step 2, at learning rate 1e\+20"):
         run(config)
     (line,) = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
@@ -572,7 +571,7 @@ def test_without_memory_the_batch_is_halved_where_that_is_wanted(make_config, mo
     config = make_config("2_lstm_dropout", "train.epochs=1", "train.micro_batch_size=2")
     expected = train_curve(config)
     monkeypatch.setattr(train, "training_step", small_machine)
-    config = make_config("2_lstm_dropout", "train.epochs=1", "overwrite=true", "train.auto_micro_batch=true")
+    config = make_config("2_lstm_dropout", "train.epochs=1", "overwrite=true", "train.auto_find_micro_batch_size=true")
     assert train_curve(config) == expected
     lines = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["micro_batch_size"] for line in lines] == [2, 2]
@@ -587,7 +586,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_config, monkeypatc
 
     monkeypatch.setattr(train, "training_step", broken)
     with pytest.raises(RuntimeError, match="shapes can't be multiplied"):
-        run(make_config("1_lstm", "train.auto_micro_batch=true"))
+        run(make_config("1_lstm", "train.auto_find_micro_batch_size=true"))
 
 
 # ---------------------------------------------------------------- one process a folder

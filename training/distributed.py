@@ -19,12 +19,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_main() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes."""
     return rank() == 0
 
@@ -50,56 +50,56 @@ def process_group() -> Iterator[None]:
 
 def barrier() -> None:
     """Wait for all processes."""
-    if size() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
 @contextlib.contextmanager
-def main_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Process 0 goes through the block, then the others: they find what it has cached."""
-    if not is_main():
+    if not is_main_process():
         barrier()
     yield
-    if is_main():
+    if is_main_process():
         barrier()
 
 
-def deal(items: list) -> list:
-    """This process's share of a list: one of every `size()` items."""
-    return items[rank() :: size()]
+def shard(items: list) -> list:
+    """This process's share of a list: one of every `world_size()` items."""
+    return items[rank() :: world_size()]
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes, in place."""
-    if size() > 1:
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Gradients become their sums over all processes; one that had no review counts as zero."""
-    if size() == 1:
+    if world_size() == 1:
         return
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trained:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    flat = summed(torch.cat([parameter.grad.flatten() for parameter in trained]))
+    flat = all_reduce_sum(torch.cat([parameter.grad.flatten() for parameter in trained]))
     for parameter, gradient in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
         parameter.grad.copy_(gradient.view_as(parameter))
 
 
-def any_of(*flags: bool, device: torch.device) -> list[bool]:
+def any_process(*flags: bool, device: torch.device) -> list[bool]:
     """Of each flag, whether it is set in any process."""
-    if size() == 1:
+    if world_size() == 1:
         return list(flags)
-    return (summed(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+    return (all_reduce_sum(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
 
 
-def gathered(tensor: Tensor) -> list[Tensor]:
+def all_gather(tensor: Tensor) -> list[Tensor]:
     """The tensors of all processes, in order; equal shapes."""
-    if size() == 1:
+    if world_size() == 1:
         return [tensor]
-    found = [torch.empty_like(tensor) for _ in range(size())]
+    found = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(found, tensor)
     return found

@@ -21,15 +21,15 @@ import numpy as np
 from scipy.stats import false_discovery_control
 
 import perturbations
-from checkpoint import write_text
+from analysis.figures import attack_curves, heat_map, mechanism_bars, severity_curves
+from analysis.statistics import mcnemar_p, paired_interval
 from config import InputError, load_config
 from data import file_digest, load_reviews, read_file
-from devices import device_name, pick_device
-from figures import attack_curves, heat_map, mechanism_bars, severity_curves
 from models import WEIGHTS, load_model
 from perturbations import EIGHT, PERTURBATIONS, WORD, how_many, perturb, random_numbers, replace_spans
 from predict import predict_tokens
-from significance import mcnemar_p, paired_interval
+from training.checkpoint import write_text
+from training.device import device_name, pick_device
 
 SEVERITIES = (0.15, 0.4, 0.8)
 # What an explanation says, measured beside it: if homoglyphs hurt because their words become [UNK], the control that

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from analysis.facts import load_runs
+from analysis.figures import learning_curves
+from analysis.report import main, results_table, table_caption
 from config import InputError
-from evidence import load_runs
-from figures import learning_curves
-from report import main, results_table, table_caption
 
 
 def write_run(folder, experiment: int, validation: float, seed: int = 0) -> None:

@@ -11,8 +11,11 @@ from types import NoneType
 import numpy as np
 import torch
 
-import parallel
-from checkpoint import (
+from config import Config, InputError, load_config
+from data import Reviews, TokenizedReviews
+from models import SETTINGS, WEIGHTS
+from training import distributed
+from training.checkpoint import (
     FOLDER,
     MANIFEST,
     STATE,
@@ -25,10 +28,7 @@ from checkpoint import (
     write_folder,
     write_text,
 )
-from config import YAML_ERRORS, Config, InputError, load_yaml
-from data import Reviews, TokenizedReviews
-from devices import device_name
-from models import SETTINGS, WEIGHTS
+from training.device import device_name
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ FREE_SETTINGS = (
     "run_dir",
     "device",
     "data.cache_dir",
-    "train.checkpoint_steps",
-    "train.checkpoint_minutes",
-    "train.auto_micro_batch",
+    "train.save_steps",
+    "train.save_minutes",
+    "train.auto_find_micro_batch_size",
 )
 
 
@@ -115,14 +115,10 @@ def finished_run(config: Config, run_dir: Path) -> dict | None:
 
 def settings_of(run_dir: Path) -> dict:
     """The settings that a run folder's config.yaml holds."""
-    path = run_dir / "config.yaml"
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, *YAML_ERRORS) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}; overwrite=true trains the run again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not the settings of a run; overwrite=true trains the run again")
-    return content
+        return asdict(load_config(run_dir / "config.yaml"))
+    except InputError as error:
+        raise InputError(f"{error}; overwrite=true trains the run again") from None
 
 
 def differing_keys(before: dict, now: dict, prefix: str = "") -> list[str]:
@@ -156,7 +152,9 @@ def newest_checkpoint(config: Config, run_dir: Path, reviews: Reviews, device: t
             damage = str(error) if isinstance(error, DamagedError) else f"{folder / STATE}: {error!r}"
             log.warning("%s is damaged and not used (%s)", folder, damage)
             continue
-        check_same_run(run_dir, before, (asdict(config), reviews.fingerprint, parallel.size(), device_name(device)))
+        check_same_run(
+            run_dir, before, (asdict(config), reviews.fingerprint, distributed.world_size(), device_name(device))
+        )
         log.info("%s: going on after step %d", run_dir, int(state["record"]["step"]))
         return folder
     if damage:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoint import write_text
+from analysis.logs import load_run
+from analysis.statistics import share_interval
 from config import InputError
 from data import read_file
-from devices import device_name, pick_device
-from evidence import load_run
 from predict import predict
-from significance import share_interval
+from training.checkpoint import write_text
+from training.device import device_name, pick_device
 
 
 def carry_over(run_dirs: Sequence[Path], data: Path) -> dict:

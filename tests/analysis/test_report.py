@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-import report
-from report import ClaimError, main, results_latex, write_report
+from analysis import report
+from analysis.report import ClaimError, main, results_latex, write_report
 
 LABELS = np.array([0, 1] * 100)
 WRONG = {"0": 10, "1": 60, "2": 58, "3": 70, "4": 24, "5": 30, "6": 31, "7": 29, "8": 20, "8t": 12}

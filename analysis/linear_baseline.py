@@ -25,11 +25,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from checkpoint import write_text
 from config import Config, InputError, load_config
 from data import Reviews, load_reviews
-from devices import MemoryMeter, device_name
-from runs import PREDICTIONS, RUN_FILES, write_predictions
+from training.checkpoint import write_text
+from training.device import MemoryMeter, device_name
+from training.run_folder import PREDICTIONS, RUN_FILES, write_predictions
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = parser.parse_args(arguments).settings
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        config = load_config("configs/1_lstm.yaml", settings)
+        config = load_config(None, settings)
         reviews = load_reviews(config.data)
         for whole in (False, True):
             name = "bag_of_words_whole" if whole else "bag_of_words"

@@ -1,0 +1,1 @@
+"""What is made of runs: comparisons, figures, the report; the linear baseline; robustness, saliency, transfer."""

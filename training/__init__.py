@@ -1,0 +1,1 @@
+"""What a run needs to live: trainer, checkpoints, run folders, processes, the device, cached frozen features."""
