@@ -1,15 +1,241 @@
 """LSTM, bidirectional encoder and attention decoder for review classification.
 
+Experiments 1 to 4 run PyTorch's `nn.LSTM`, as the assignment asks of `Encoder` and `DecoderAttn`, through
+`EncoderDecoder.first_step`; `LSTM` is written from scratch, compared with `nn.LSTM`, and part of no experiment.
+
 Shapes: `B` reviews, `T` tokens, `I` input features, `E` embedding size, `H` hidden size; batch first.
 A mask is 1 where there is a token and 0 on padding. Depends on torch alone.
 """
 
+import inspect
 import math
 
 import torch
 from torch import Tensor, nn
 
 States = tuple[Tensor, Tensor]
+
+
+class EncoderDecoder(nn.Module):
+    """Encoder and, unless `encoder_only`, decoder; the first step's output is the pooled representation of a review.
+
+    Args:
+        vocabulary_size: entries of the embedding; entry 0 is padding.
+        embedding_size: features of an embedded token, `E`.
+        hidden_size: features of a state in one direction, `H`.
+        dropout: probability of zeroing a feature of the embedding, in training.
+        encoder_only: leave the decoder out (`.decoder` is None).
+        attn: the decoder's attention, a module over `2H` features as in `DecoderAttn`, or None. Ignored with
+            `encoder_only`, because there is no decoder.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int = 30522,
+        embedding_size: int = 256,
+        hidden_size: int = 256,
+        dropout: float = 0.0,
+        encoder_only: bool = False,
+        attn: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.encoder_only = encoder_only
+        self.encoder = Encoder(vocabulary_size, embedding_size, hidden_size, dropout)
+        self.decoder = None if encoder_only else DecoderAttn(2 * hidden_size, hidden_size, attn)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, States]:
+        """Encode, decode and pool a batch of token sequences.
+
+        Args:
+            inputs: (B, T), token ids.
+            mask: (B, T) of any dtype, 1 = token; read by the decoder's attention only.
+
+        Returns:
+            The first step's output, (B, H), or (B, 2H) with `encoder_only`; and the last `(h, c)` of the
+            decoder, each (1, B, H), or of the encoder, each (2, B, H).
+
+        Raises:
+            ValueError: the inputs are not integers, or the inputs or the mask have another shape.
+        """
+        _check_tokens(inputs)
+        _check_mask(mask, inputs.shape)
+        x, (h, c) = self.encoder(inputs)
+        if self.decoder is not None:
+            x, (h, c) = self.decoder(x, (h[0:1], c[0:1]), mask)
+        return x[:, 0], (h, c)
+
+    def first_step(self, inputs: Tensor, mask: Tensor | None = None, padded_length: int | None = None) -> Tensor:
+        """The first result of `forward`, without the computations that it does not depend on.
+
+        The first step's output needs all steps of the backward direction, but only the first step of the forward
+        direction, of the attention and of the decoder. With a decoder, which starts from the last state of the
+        forward direction, that direction runs over all steps. Padding up to `padded_length` need not be in the
+        inputs: `_Direction.repeat` computes the states over it once for all rows. An attention with a parameter
+        `queries`, such as `MultiHeadedAttention`, computes its first position only; another one computes all.
+
+        Second derivatives are as in `nn.LSTM`, whose function it calls: supported on a CPU, refused by cuDNN.
+
+        Args:
+            inputs: (B, T), token ids.
+            mask: (B, T) of any dtype, 1 = token.
+            padded_length: length to which `forward` would get the inputs padded; None for `T`.
+
+        Returns:
+            (B, H), or (B, 2H) with `encoder_only`; equal to `forward(padded inputs, padded mask)[0]`. With
+            dropout, equal in distribution.
+
+        Raises:
+            ValueError: the inputs are not integers, the inputs or the mask have another shape, the inputs are longer
+                than `padded_length`, or they are shorter and an attention without a mask would depend on the padding.
+        """
+        num_padding = self._count_padding(inputs, mask, padded_length)
+        encoder = self.encoder
+        x = encoder.dropout(encoder.embedding(inputs))
+        forward, zeros = _Direction(encoder.rnn, "l0"), encoder.initial_states(len(inputs))
+        zeros = (zeros[0][:1], zeros[1][:1])
+        last_to_first = self._run_backward_direction(x, zeros, num_padding)
+        if self.decoder is None:
+            outputs, _ = forward.run(x[:, :1], zeros)
+            return torch.cat([outputs[:, 0], last_to_first[:, -1]], dim=-1)
+        first_to_last, states = forward.run(x, zeros)
+        first = self._first_decoder_input(first_to_last, last_to_first, mask)
+        states = forward.repeat(self._padding_embedding(), num_padding, states)
+        outputs, _ = _Direction(self.decoder.rnn, "l0").run(first, states)
+        return outputs[:, 0]
+
+    def _count_padding(self, inputs: Tensor, mask: Tensor | None, padded_length: int | None) -> int:
+        """Number of padding tokens between `T` and `padded_length`, after a check of the arguments."""
+        _check_tokens(inputs)
+        _check_mask(mask, inputs.shape)
+        if padded_length is None or padded_length == inputs.shape[1]:
+            return 0
+        if padded_length < inputs.shape[1]:
+            raise ValueError(f"inputs have {inputs.shape[1]} tokens, more than padded_length={padded_length}")
+        if mask is None and self.decoder is not None and self.decoder.mlp_attn is not None:
+            raise ValueError("attention without a mask depends on the padding: give a mask, or no padded_length")
+        return padded_length - inputs.shape[1]
+
+    def _run_backward_direction(self, x: Tensor, zeros: States, num_padding: int) -> Tensor:
+        """Outputs (B, T, H) of the encoder's backward direction over `x` (B, T, E), the last token's first.
+
+        It reads the padding before the tokens, so its states there are the same in every row: one row is enough.
+        """
+        direction = _Direction(self.encoder.rnn, "l0_reverse")
+        one_row = (zeros[0][:, :1], zeros[1][:, :1])
+        h, c = direction.repeat(self._padding_embedding(), num_padding, one_row)
+        shape = zeros[0].shape
+        outputs, _ = direction.run(x.flip(1), (h.expand(shape).contiguous(), c.expand(shape).contiguous()))
+        return outputs
+
+    def _first_decoder_input(self, first_to_last: Tensor, last_to_first: Tensor, mask: Tensor | None) -> Tensor:
+        """The decoder's input at its first step, (B, 1, 2H), from the outputs of both directions, each (B, T, H)."""
+        attn = self.decoder.mlp_attn
+        if attn is None:
+            return torch.cat([first_to_last[:, :1], last_to_first[:, -1:]], dim=-1)
+        x = torch.cat([first_to_last, last_to_first.flip(1)], dim=-1)
+        # The first two parameters are the inputs and the mask, whatever they are called.
+        if "queries" in list(inspect.signature(attn.forward).parameters)[2:]:
+            return attn(x, mask, queries=1)
+        return attn(x, mask)[:, :1]
+
+    def _padding_embedding(self) -> Tensor:
+        """Embedding (E,) of the padding token; dropout keeps its zeros, and it has no gradient."""
+        return self.encoder.embedding.weight[0].detach()
+
+
+class Encoder(nn.Module):
+    """Bidirectional LSTM over embedded tokens (Schuster & Paliwal 1997), the two directions concatenated.
+
+    Args:
+        vocabulary_size: entries of the embedding; entry 0 is padding, embedded as zeros.
+        embedding_size: features of an embedded token, `E`.
+        hidden_size: features of a state in one direction, `H`.
+        dropout: probability of zeroing a feature of the embedding, in training.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int = 30522,
+        embedding_size: int = 256,
+        hidden_size: int = 256,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+        self.embedding_size = embedding_size
+        self.hidden_size = hidden_size
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.rnn = nn.LSTM(embedding_size, hidden_size, batch_first=True, bidirectional=True)
+
+    def forward(self, inputs: Tensor, hidden_states: States | None = None) -> tuple[Tensor, States]:
+        """Encode a batch of token sequences.
+
+        Args:
+            inputs: (B, T), token ids.
+            hidden_states: the initial `(h, c)`, each (2, B, H), forward direction first; None for zeros.
+
+        Returns:
+            The outputs of every step, (B, T, 2H), and the last `(h, c)`, each (2, B, H).
+
+        Raises:
+            ValueError: the inputs are not integers, or the inputs or a state have another shape.
+        """
+        _check_tokens(inputs)
+        if hidden_states is None:
+            hidden_states = self.initial_states(inputs.shape[0])
+        _check_states(hidden_states, (2, inputs.shape[0], self.hidden_size))
+        return self.rnn(self.dropout(self.embedding(inputs)), hidden_states)
+
+    def initial_states(self, batch_size: int, device: torch.device | str | None = None) -> States:
+        """Zeros to start from: `(h, c)`, each (2, batch_size, H), on `device` or else the weights' own."""
+        weight = self.embedding.weight
+        shape = (2, batch_size, self.hidden_size)
+        h, c = (torch.zeros(shape, dtype=weight.dtype, device=device or weight.device) for _ in range(2))
+        return h, c
+
+
+class DecoderAttn(nn.Module):
+    """LSTM over an encoder's outputs, optionally after self-attention over them.
+
+    Soft attention as in Bahdanau et al. (2015, section 3.1): the decoder's input at every step is a weighted sum of
+    the encoder's outputs. Departure from the paper: the weights depend on the encoder's outputs only, not on the
+    decoder's state, so all steps can be computed at once.
+
+    Args:
+        input_size: features of an encoder output, `2H` of the encoder.
+        hidden_size: features of the decoder's state, `H`.
+        attn: a module called as `attn(inputs, mask)`, or None. Its output has the shape of `inputs`, and does not
+            depend on padding. Experiment 4 uses `MultiHeadedAttention` with one head.
+    """
+
+    def __init__(self, input_size: int = 512, hidden_size: int = 256, attn: nn.Module | None = None):
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
+        self.mlp_attn = attn
+
+    def forward(self, inputs: Tensor, hidden_states: States, mask: Tensor | None = None) -> tuple[Tensor, States]:
+        """Decode a batch of encoder outputs.
+
+        Args:
+            inputs: (B, T, 2H), the encoder's outputs.
+            hidden_states: the initial `(h, c)`, each (1, B, H).
+            mask: (B, T) of any dtype, 1 = token; read by the attention only.
+
+        Returns:
+            The outputs of every step, (B, T, H), and the last `(h, c)`, each (1, B, H).
+
+        Raises:
+            ValueError: the inputs, a state or the mask have another shape.
+        """
+        if inputs.ndim != 3 or inputs.shape[2] != self.input_size:
+            raise ValueError(f"inputs must be (B, T, {self.input_size}), got {tuple(inputs.shape)}")
+        _check_states(hidden_states, (1, inputs.shape[0], self.hidden_size))
+        _check_mask(mask, inputs.shape[:2])
+        x = inputs if self.mlp_attn is None else self.mlp_attn(inputs, mask)
+        return self.rnn(x, hidden_states)
 
 
 class LSTM(nn.Module):
@@ -44,6 +270,15 @@ class LSTM(nn.Module):
             ):
                 self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
+    def forward_reference(self, inputs: Tensor, hidden_states: States | None = None) -> tuple[Tensor, States]:
+        """The definition of `forward`, with its arguments and results: `cell` at each step, and autograd."""
+        h, c = (state[0] for state in self._check(inputs, hidden_states))
+        outputs = []
+        for x in inputs.unbind(dim=1):
+            h, c = self.cell(x, h, c)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1), (h[None], c[None])
+
     def cell(self, x: Tensor, h: Tensor, c: Tensor) -> States:
         """One step of the equations.
 
@@ -62,52 +297,103 @@ class LSTM(nn.Module):
         c = f * c + i * g
         return o * torch.tanh(c), c
 
-    def forward(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
-        """Run the cell over a sequence; computed by `LSTMSequence`, equal to `forward_by_steps`.
+    def forward(self, inputs: Tensor, hidden_states: States | None = None) -> tuple[Tensor, States]:
+        """Run the LSTM over a sequence: equal to `forward_reference`, computed faster by `_LSTMSequence`.
 
         Args:
-            inputs: (B, T, I), `T` at least 1.
-            hidden_states: the initial `(h, c)`, each (1, B, H).
+            inputs: (B, T, I), `T` >= 1, of the weights' dtype; under autocast also of half precision.
+            hidden_states: the initial `(h, c)`, each (1, B, H); None for zeros.
 
         Returns:
             The hidden state of every step, (B, T, H), and the last `(h, c)`, each (1, B, H).
 
         Raises:
-            ValueError: the inputs or a state have another shape.
+            ValueError: the inputs or a state have another shape or dtype.
         """
-        if inputs.ndim != 3 or inputs.shape[1] == 0 or inputs.shape[2] != self.input_size:
-            raise ValueError(f"inputs must be (B, T >= 1, {self.input_size}), got {tuple(inputs.shape)}")
-        check_states(hidden_states, (1, inputs.shape[0], self.hidden_size))
+        h, c = (state[0] for state in self._check(inputs, hidden_states))
+        if _is_transformed():
+            return self.forward_reference(inputs, hidden_states)
         w_i, w_h, b_i, b_h = (
             torch.cat([getattr(self, part + gate) for gate in "oifg"]) for part in ("w_i", "w_h", "b_i", "b_h")
         )
-        h, c = (state[0] for state in hidden_states)
         with torch.autocast(inputs.device.type, enabled=False):
-            outputs, h, c = LSTMSequence.apply(inputs.to(w_i.dtype), h, c, w_i, w_h, b_i + b_h)
+            outputs, h, c = _LSTMSequence.apply(*(x.to(w_i.dtype) for x in (inputs, h, c)), w_i, w_h, b_i + b_h)
         return outputs, (h[None], c[None])
 
-    def forward_by_steps(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
-        """The definition of `forward`: `cell` at each step, differentiated by autograd. Slower, and equal."""
-        h, c = (state[0] for state in hidden_states)
-        outputs = []
-        for x in inputs.unbind(dim=1):
-            h, c = self.cell(x, h, c)
-            outputs.append(h)
-        return torch.stack(outputs, dim=1), (h[None], c[None])
+    def _check(self, inputs: Tensor, hidden_states: States | None) -> States:
+        """Check the arguments of `forward`, and return the initial states."""
+        if inputs.ndim != 3 or inputs.shape[1] == 0 or inputs.shape[2] != self.input_size:
+            raise ValueError(f"inputs must be (B, T >= 1, {self.input_size}), got {tuple(inputs.shape)}")
+        shape = (1, inputs.shape[0], self.hidden_size)
+        if hidden_states is None:
+            zeros = self.w_hi.new_zeros(shape)
+            hidden_states = (zeros, zeros)
+        _check_states(hidden_states, shape)
+        for name, tensor in zip(("inputs", "h", "c"), (inputs, *hidden_states), strict=True):
+            _check_dtype(name, tensor, self.w_hi)
+        return hidden_states
 
 
-class LSTMSequence(torch.autograd.Function):
-    """`LSTM.cell` over a sequence with few, large products, and its gradient by hand.
+class _Direction:
+    """One direction of a one-layer `nn.LSTM`, which shares the weights of that module.
 
-    The gates stand side by side in the order o, i, f, g: one product for the inputs of all steps, one a step for
-    the states of all gates, and after the sequence one for each weight's gradient. With `d` for the derivative
-    of the loss and `s' = s (1 - s)` for a sigmoid `s`, a step back is
+    Args:
+        rnn: an LSTM with `batch_first=True` and biases.
+        suffix: `"l0"` for the forward direction, `"l0_reverse"` for the backward direction.
+    """
+
+    def __init__(self, rnn: nn.LSTM, suffix: str):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        self.weights = [getattr(rnn, f"{name}_{suffix}") for name in names]
+
+    def run(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
+        """Outputs (B, T, H) and last `(h, c)` over inputs (B, T, I), read from first to last; states are (1, B, H)."""
+        return self._lstm(inputs, states, self.weights)
+
+    def repeat(self, x: Tensor, num_steps: int, states: States) -> States:
+        """`(h, c)`, each (1, B, H), after `num_steps` steps with the same input `x` (I,).
+
+        The product of `x` and the weights is computed once, and enters each step as its bias.
+        """
+        if num_steps == 0:
+            return states
+        weight_ih, weight_hh, bias_ih, bias_hh = self.weights
+        bias = torch.addmv(bias_ih, weight_ih, x)
+        inputs = x.new_zeros(states[0].shape[1], num_steps, 1)
+        weights = [weight_ih.new_zeros(len(weight_ih), 1), weight_hh, bias, bias_hh]
+        return self._lstm(inputs, states, weights)[1]
+
+    @staticmethod
+    def _lstm(inputs: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States]:
+        """The function that `nn.LSTM.forward` calls."""
+        outputs, h, c = torch.lstm(
+            inputs,
+            states,
+            weights,
+            True,  # has_biases
+            1,  # num_layers
+            0.0,  # dropout between layers
+            torch.is_grad_enabled(),  # train: save the activations for the backward pass
+            False,  # bidirectional
+            True,  # batch_first
+        )
+        return outputs, (h, c)
+
+
+class _LSTMSequence(torch.autograd.Function):
+    """`LSTM.forward_reference` with fewer and larger matrix products, and a hand-written gradient.
+
+    The four gates lie next to each other in the order o, i, f, g. One product computes the inputs' part of all gates
+    at all steps, one product a step adds the part of the hidden states, and one product after the last step gives
+    the gradient of each weight. Write `d z` for the derivative of the loss with respect to `z`, and `s' = s (1 - s)`
+    for the derivative of a sigmoid with output `s`. The backward pass is, for `t = T, ..., 1`,
 
         d c_t  += d h_t * o * (1 - tanh(c_t)^2)
         d gates = [d h_t * tanh(c_t) * o', d c_t * g * i', d c_t * c_{t-1} * f', d c_t * i * (1 - g^2)]
         d h_{t-1} = d gates W_h,    d c_{t-1} = d c_t * f
 
-    (Gers et al. 2000, without truncation). Each factor beside `d h` and `d c` is made for all steps at once.
+    (Gers et al. 2000, without truncation). The factors of `d h` and `d c` are computed for all steps at once.
+    Second derivatives (`create_graph=True`) are those of `forward_reference`.
     """
 
     @staticmethod
@@ -120,7 +406,7 @@ class LSTMSequence(torch.autograd.Function):
         hidden, cells = states
         tanh_cells = gates.new_empty(steps, batch, size)
         hidden[0], cells[0] = h, c
-        sigmoids, o, i, f, g = gates_of(gates)
+        sigmoids, o, i, f, g = _split_gates(gates)
         for t in range(steps):
             gates[t].addmm_(hidden[t], w_h.T)
             sigmoids[t].sigmoid_()
@@ -128,282 +414,111 @@ class LSTMSequence(torch.autograd.Function):
             torch.mul(f[t], cells[t], out=cells[t + 1]).addcmul_(i[t], g[t])
             torch.tanh(cells[t + 1], out=tanh_cells[t])
             torch.mul(o[t], tanh_cells[t], out=hidden[t + 1])
-        ctx.save_for_backward(x, gates, hidden, cells, tanh_cells, w_i, w_h)
+        ctx.save_for_backward(inputs, h, c, w_i, w_h, bias, hidden, gates, cells, tanh_cells)
         return hidden[1:].transpose(0, 1).clone(), hidden[-1].clone(), cells[-1].clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, d_outputs: Tensor, d_h: Tensor, d_c: Tensor) -> tuple:
-        x, gates, hidden, cells, tanh_cells, w_i, w_h = ctx.saved_tensors
-        steps, batch, size = tanh_cells.shape
-        _, o, i, f, g = gates_of(gates)
-        d_gates = torch.empty_like(gates)
-        d_sigmoids, d_o, d_i, d_f, d_g = gates_of(d_gates)
-        sigmoids = gates[..., : 3 * size]
-        torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=d_sigmoids)
-        d_o.mul_(tanh_cells)
-        d_i.mul_(g)
-        d_f.mul_(cells[:-1])
-        torch.addcmul(i, i * g, g, value=-1, out=d_g)
-        through_cell = torch.addcmul(o, o * tanh_cells, tanh_cells, value=-1)
-        of_cell = d_gates[..., size:].unflatten(-1, (3, size))  # i, f, g: the factors of d c
-        d_outputs = d_outputs.transpose(0, 1).contiguous()
-        d_h, d_c = d_h.clone(), d_c.clone()
-        for t in range(steps - 1, -1, -1):
-            d_h += d_outputs[t]
-            d_c.addcmul_(d_h, through_cell[t])
-            d_o[t].mul_(d_h)
-            of_cell[t].mul_(d_c[:, None])
-            d_c.mul_(f[t])
-            torch.mm(d_gates[t], w_h, out=d_h)
-        d_gates = d_gates.flatten(0, 1)
-        d_inputs = (d_gates @ w_i).view(steps, batch, -1).transpose(0, 1)
-        d_w_h = d_gates.T @ hidden[:-1].flatten(0, 1)
-        return d_inputs, d_h, d_c, d_gates.T @ x, d_w_h, d_gates.sum(dim=0)
+        """Gradients of the six inputs of `forward`, from those of its three outputs."""
+        *primals, hidden, gates, cells, tanh_cells = ctx.saved_tensors
+        with torch.autocast(d_outputs.device.type, enabled=False):
+            # With create_graph=True the gradients are differentiated again, which in-place operations don't allow.
+            if torch.is_grad_enabled():
+                _, pullback = torch.func.vjp(_LSTMSequence.forward_reference, *primals)
+                return pullback((d_outputs, d_h, d_c))
+            inputs, _, _, w_i, w_h, _ = primals
+            d_gates, d_h, d_c = _backward_through_time((gates, cells, tanh_cells), w_h, d_outputs, d_h, d_c)
+            d_gates = d_gates.flatten(0, 1)  # (T B, 4H)
+            d_inputs = (d_gates @ w_i).view(*inputs.transpose(0, 1).shape).transpose(0, 1)
+            d_w_i = d_gates.T @ inputs.transpose(0, 1).flatten(0, 1)
+            d_w_h = d_gates.T @ hidden[:-1].flatten(0, 1)
+            return d_inputs, d_h, d_c, d_w_i, d_w_h, d_gates.sum(dim=0)
+
+    @staticmethod
+    def forward_reference(inputs: Tensor, h: Tensor, c: Tensor, w_i: Tensor, w_h: Tensor, bias: Tensor) -> tuple:
+        """The definition of `forward`, which autograd differentiates any number of times."""
+        outputs = []
+        for x in inputs.unbind(dim=1):
+            o, i, f, g = (x @ w_i.T + h @ w_h.T + bias).chunk(4, dim=-1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        return torch.stack(outputs, dim=1), h, c
 
 
-def gates_of(gates: Tensor) -> tuple[Tensor, ...]:
+def _backward_through_time(
+    activations: tuple[Tensor, Tensor, Tensor], w_h: Tensor, d_outputs: Tensor, d_h: Tensor, d_c: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the gates (T, B, 4H) and of the initial states (B, H), from those of the outputs and last states.
+
+    `activations` are the gates (T, B, 4H), the cell states (T + 1, B, H) and the tanh of the last T (T, B, H).
+    """
+    steps, _, size = activations[-1].shape
+    d_gates, d_cell_by_hidden = _local_derivatives(*activations)
+    _, d_o, _, _, _ = _split_gates(d_gates)
+    _, _, _, f, _ = _split_gates(activations[0])
+    d_by_cell = d_gates[..., size:].unflatten(-1, (3, size))  # i, f, g: the factors of d c
+    d_outputs = d_outputs.transpose(0, 1).contiguous()
+    d_h, d_c = d_h.clone(), d_c.clone()
+    for t in range(steps - 1, -1, -1):
+        d_h += d_outputs[t]
+        d_c.addcmul_(d_h, d_cell_by_hidden[t])
+        d_o[t].mul_(d_h)
+        d_by_cell[t].mul_(d_c[:, None])
+        d_c.mul_(f[t])
+        torch.mm(d_gates[t], w_h, out=d_h)
+    return d_gates, d_h, d_c
+
+
+def _local_derivatives(gates: Tensor, cells: Tensor, tanh_cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of `d h` and `d c` at all steps: those of the gates (T, B, 4H), and `d c / d h` (T, B, H)."""
+    sigmoids, o, i, _, g = _split_gates(gates)
+    d_gates = torch.empty_like(gates)
+    d_sigmoids, d_o, d_i, d_f, d_g = _split_gates(d_gates)
+    torch.addcmul(sigmoids, sigmoids, sigmoids, value=-1, out=d_sigmoids)
+    d_o.mul_(tanh_cells)
+    d_i.mul_(g)
+    d_f.mul_(cells[:-1])
+    torch.addcmul(i, i * g, g, value=-1, out=d_g)
+    return d_gates, torch.addcmul(o, o * tanh_cells, tanh_cells, value=-1)
+
+
+def _split_gates(gates: Tensor) -> tuple[Tensor, ...]:
     """Views of gates (T, B, 4H): the three sigmoids together, then o, i, f and g."""
     size = gates.shape[-1] // 4
     return gates[..., : 3 * size], *gates.split(size, dim=-1)
 
 
-class Encoder(nn.Module):
-    """Bidirectional LSTM over embedded tokens (Schuster & Paliwal 1997), the two directions concatenated.
-
-    Args:
-        vocabulary_size: entries of the embedding; entry 0 is padding, embedded as zeros.
-        embedding_size: features of an embedded token, `E`.
-        hidden_size: features of a state in one direction, `H`.
-        dropout: probability of zeroing a feature of the embedding, in training.
-    """
-
-    def __init__(
-        self,
-        vocabulary_size: int = 30522,
-        embedding_size: int = 256,
-        hidden_size: int = 256,
-        dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
-        self.dropout = nn.Dropout(dropout)
-        self.rnn = nn.LSTM(embedding_size, hidden_size, batch_first=True, bidirectional=True)
-
-    def forward(self, inputs: Tensor, hidden_states: States) -> tuple[Tensor, States]:
-        """Encode a batch of token sequences.
-
-        Args:
-            inputs: (B, T), token ids.
-            hidden_states: the initial `(h, c)`, each (2, B, H), forward direction first.
-
-        Returns:
-            The outputs of every step, (B, T, 2H), and the last `(h, c)`, each (2, B, H).
-
-        Raises:
-            ValueError: the inputs or a state have another shape.
-        """
-        check_tokens(inputs)
-        check_states(hidden_states, (2, inputs.shape[0], self.hidden_size))
-        return self.rnn(self.dropout(self.embedding(inputs)), hidden_states)
-
-    def initial_states(self, batch_size: int, device: torch.device | str | None = None) -> States:
-        """Zeros to start from: `(h, c)`, each (2, batch_size, H), on `device` or else the weights' own."""
-        weight = self.embedding.weight
-        shape = (2, batch_size, self.hidden_size)
-        h, c = (torch.zeros(shape, dtype=weight.dtype, device=device or weight.device) for _ in range(2))
-        return h, c
+def _is_transformed() -> bool:
+    """Whether torch.compile or torch.func is active; both need the reference, which has no in-place operation."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-class DecoderAttn(nn.Module):
-    """LSTM over an encoder's outputs, which self-attention may mix first.
-
-    A soft attention in the sense of Bahdanau et al. (2015): every step of the decoder sees a weighted sum
-    of the encoder's outputs. Departure from the paper: the weights come from the encoder's outputs
-    themselves, not from the decoder's state, so all steps can be computed at once.
-
-    Args:
-        input_size: features of an encoder output, `2H` of the encoder.
-        hidden_size: features of the decoder's state, `H`.
-        attn: a module called as `attn(inputs, mask)` that keeps the shape of its input, or None.
-            (`EncoderDecoder.first_step` also calls `attn(inputs, mask, queries=1)`, for the first position only.)
-    """
-
-    def __init__(self, input_size: int = 512, hidden_size: int = 256, attn: nn.Module | None = None):
-        super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.rnn = nn.LSTM(input_size, hidden_size, batch_first=True)
-        self.mlp_attn = attn
-
-    def forward(self, inputs: Tensor, hidden_states: States, mask: Tensor | None = None) -> tuple[Tensor, States]:
-        """Decode a batch of encoder outputs.
-
-        Args:
-            inputs: (B, T, 2H), the encoder's outputs.
-            hidden_states: the initial `(h, c)`, each (1, B, H).
-            mask: (B, T) of any dtype, 1 = token; read by the attention only.
-
-        Returns:
-            The outputs of every step, (B, T, H), and the last `(h, c)`, each (1, B, H).
-
-        Raises:
-            ValueError: the inputs, a state or the mask have another shape.
-        """
-        if inputs.ndim != 3 or inputs.shape[2] != self.input_size:
-            raise ValueError(f"inputs must be (B, T, {self.input_size}), got {tuple(inputs.shape)}")
-        check_states(hidden_states, (1, inputs.shape[0], self.hidden_size))
-        check_mask(mask, inputs.shape[:2])
-        x = inputs if self.mlp_attn is None else self.mlp_attn(inputs, mask)
-        return self.rnn(x, hidden_states)
-
-
-class EncoderDecoder(nn.Module):
-    """Encoder and, unless `encoder_only`, decoder; the summary of a review is the first step's output.
-
-    Args:
-        vocabulary_size: entries of the embedding; entry 0 is padding.
-        embedding_size: features of an embedded token, `E`.
-        hidden_size: features of a state in one direction, `H`.
-        dropout: probability of zeroing a feature of the embedding, in training.
-        encoder_only: leave the decoder out (`.decoder` is None).
-        attn: the decoder's attention, a module over `2H` features; None for none.
-
-    Raises:
-        ValueError: attention without a decoder.
-    """
-
-    def __init__(
-        self,
-        vocabulary_size: int = 30522,
-        embedding_size: int = 256,
-        hidden_size: int = 256,
-        dropout: float = 0.0,
-        encoder_only: bool = False,
-        attn: nn.Module | None = None,
-    ):
-        super().__init__()
-        if encoder_only and attn is not None:
-            raise ValueError("attn belongs to the decoder: got attn with encoder_only=True; drop one of them")
-        self.encoder = Encoder(vocabulary_size, embedding_size, hidden_size, dropout)
-        self.decoder = None if encoder_only else DecoderAttn(2 * hidden_size, hidden_size, attn)
-
-    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, States]:
-        """Summarise a batch of token sequences.
-
-        Args:
-            inputs: (B, T), token ids.
-            mask: (B, T) of any dtype, 1 = token; read by the decoder's attention only.
-
-        Returns:
-            The first step's output, (B, H), or (B, 2H) with `encoder_only`; and the last `(h, c)` of the
-            decoder, each (1, B, H), or of the encoder, each (2, B, H).
-
-        Raises:
-            ValueError: the inputs or the mask have another shape.
-        """
-        check_tokens(inputs)
-        check_mask(mask, inputs.shape)
-        x, (h, c) = self.encoder(inputs, self.encoder.initial_states(inputs.shape[0]))
-        if self.decoder is not None:
-            x, (h, c) = self.decoder(x, (h[0:1], c[0:1]), mask)
-        return x[:, 0], (h, c)
-
-    def first_step(self, inputs: Tensor, mask: Tensor | None = None, padded_length: int | None = None) -> Tensor:
-        """What `forward` gives first, without the work that it doesn't depend on.
-
-        The first step needs the forward direction's first step only (in front of a decoder also its last state),
-        the backward direction in full, one query of the attention and one step of the decoder. Padding beyond
-        the longest review need not be there: the backward direction comes to the same states over it in every
-        row, so one row is enough, and the forward direction reads the same input over it at each step.
-
-        Args:
-            inputs: (B, T), token ids.
-            mask: (B, T) of any dtype, 1 = token.
-            padded_length: number of tokens to which `forward` would see the inputs padded; None for `T`.
-
-        Returns:
-            (B, H), or (B, 2H) with `encoder_only`; equal to `forward(padded inputs, padded mask)[0]`. With
-            dropout, equal in distribution.
-
-        Raises:
-            ValueError: the inputs or the mask have another shape, the inputs are longer than `padded_length`, or
-                an attention would see the padding that is not there.
-        """
-        check_tokens(inputs)
-        check_mask(mask, inputs.shape)
-        missing = 0 if padded_length is None else padded_length - inputs.shape[1]
-        if missing < 0:
-            raise ValueError(f"inputs have {inputs.shape[1]} tokens, more than padded_length={padded_length}")
-        attn = None if self.decoder is None else self.decoder.mlp_attn
-        if missing and attn is not None and mask is None:
-            raise ValueError("attention without a mask sees the padding: give a mask, or no padded_length")
-        encoder, padding = self.encoder, self.encoder.embedding.weight[0].detach()
-        x = encoder.dropout(encoder.embedding(inputs))
-        forward, backward = Direction(encoder.rnn, "l0"), Direction(encoder.rnn, "l0_reverse")
-        zeros = tuple(state[:1] for state in encoder.initial_states(len(inputs)))
-        h, c = backward.repeat(padding, missing, tuple(state[:, :1] for state in zeros))
-        shape = zeros[0].shape
-        backwards, _ = backward.run(x.flip(1), (h.expand(shape).contiguous(), c.expand(shape).contiguous()))
-        forwards, states = forward.run(x if self.decoder else x[:, :1], zeros)
-        if attn is None:
-            first = torch.cat([forwards[:, :1], backwards[:, -1:]], dim=-1)
-        else:
-            first = attn(torch.cat([forwards, backwards.flip(1)], dim=-1), mask, queries=1)
-        if self.decoder is None:
-            return first[:, 0]
-        outputs, _ = Direction(self.decoder.rnn, "l0").run(first, forward.repeat(padding, missing, states))
-        return outputs[:, 0]
-
-
-class Direction:
-    """One direction of one layer of an `nn.LSTM`, run by itself on that module's own weights.
-
-    Args:
-        rnn: batch first, with biases.
-        suffix: `"l0"` or `"l0_reverse"`.
-    """
-
-    def __init__(self, rnn: nn.LSTM, suffix: str):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        self.weights = [getattr(rnn, f"{name}_{suffix}") for name in names]
-
-    def run(self, inputs: Tensor, states: States) -> tuple[Tensor, States]:
-        """(B, T, I) from `(h, c)`, each (1, B, H), in the order given -> (B, T, H) and the last `(h, c)`."""
-        return self.lstm(inputs, states, self.weights)
-
-    def repeat(self, token: Tensor, steps: int, states: States) -> States:
-        """`(h, c)` after `steps` steps of the same input, `token` (I,): its product with the weights is made once."""
-        if steps == 0:
-            return states
-        weight_ih, weight_hh, bias_ih, bias_hh = self.weights
-        constant = torch.addmv(bias_ih, weight_ih, token)
-        nothing = token.new_zeros(states[0].shape[1], steps, 1)
-        weights = [weight_ih.new_zeros(len(weight_ih), 1), weight_hh, constant, bias_hh]
-        return self.lstm(nothing, states, weights)[1]
-
-    @staticmethod
-    def lstm(inputs: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States]:
-        """The function behind `nn.LSTM.forward`: one layer, one direction, batch first, with biases."""
-        outputs, h, c = torch.lstm(inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)
-        return outputs, (h, c)
-
-
-def check_tokens(inputs: Tensor) -> None:
+def _check_tokens(inputs: Tensor) -> None:
     """Refuse (`ValueError`) anything but token ids of shape (B, T) with at least one token."""
     if inputs.ndim != 2 or inputs.shape[1] == 0:
         raise ValueError(f"inputs must be token ids of shape (B, T >= 1), got {tuple(inputs.shape)}")
+    if inputs.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"inputs must be token ids, int64 or int32, got {inputs.dtype}")
 
 
-def check_mask(mask: Tensor | None, shape: torch.Size) -> None:
+def _check_mask(mask: Tensor | None, shape: torch.Size) -> None:
     """Refuse (`ValueError`) a mask whose shape is not `shape`, (B, T)."""
     if mask is not None and mask.shape != shape:
         raise ValueError(f"mask must be (B, T) = {tuple(shape)}, got {tuple(mask.shape)}")
 
 
-def check_states(states: States, shape: tuple[int, int, int]) -> None:
+def _check_states(states: States, shape: tuple[int, int, int]) -> None:
     """Refuse (`ValueError`) a pair `(h, c)` whose shapes are not `shape`."""
     for name, state in zip("hc", states, strict=True):
         if state.shape != shape:
             raise ValueError(f"{name} must be {shape}, got {tuple(state.shape)}")
+
+
+def _check_dtype(name: str, tensor: Tensor, weight: Tensor) -> None:
+    """Refuse (`ValueError`) another dtype than that of the weights; under autocast, half and single precision pass."""
+    if tensor.dtype == weight.dtype:
+        return
+    mixed = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    if not (mixed and torch.is_autocast_enabled(weight.device.type)):
+        raise ValueError(f"{name} must have the dtype of the weights, {weight.dtype}, got {tensor.dtype}")

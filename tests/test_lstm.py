@@ -4,24 +4,35 @@ import math
 
 import pytest
 import torch
-from helpers import assert_close, gradients, random_tensor
 from torch import nn
 
+from helpers import assert_all_close, assert_close, backpropagate_random_sum, gradients, ragged_mask, random_tensor
 from lstm import LSTM, DecoderAttn, Encoder, EncoderDecoder
 from transformer_solution import MultiHeadedAttention
 
 B, T, I, H, V, E = 5, 11, 7, 3, 13, 2  # noqa: E741
+LENGTHS = [T, 1, 4, 2, 7]
 
 
-def twin(layer: LSTM) -> nn.LSTM:
+def zero_states(batch_size: int = B, directions: int = 1, dtype: torch.dtype = torch.float32):
+    return tuple(torch.zeros(directions, batch_size, H, dtype=dtype) for _ in "hc")
+
+
+def random_states(directions: int = 1):
+    return random_tensor(directions, B, H), random_tensor(directions, B, H)
+
+
+# ---------------------------------------------------------------- LSTM
+
+
+def copy_to_nn_lstm(layer: LSTM) -> nn.LSTM:
     """`nn.LSTM` with the weights of the scratch layer."""
     reference = nn.LSTM(layer.input_size, layer.hidden_size, batch_first=True).double()
     with torch.no_grad():
         for source in "ih":
-            weight, bias = f"weight_{source}h_l0", f"bias_{source}h_l0"
-            gates = [getattr(layer, f"w_{source}{gate}") for gate in "ifgo"]
-            getattr(reference, weight).copy_(torch.cat(gates))
-            getattr(reference, bias).copy_(torch.cat([getattr(layer, f"b_{source}{gate}") for gate in "ifgo"]))
+            for kind, letter in (("weight", "w"), ("bias", "b")):
+                gates = [getattr(layer, f"{letter}_{source}{gate}") for gate in "ifgo"]
+                getattr(reference, f"{kind}_{source}h_l0").copy_(torch.cat(gates))
     return reference
 
 
@@ -31,33 +42,30 @@ def stacked_gradients(layer: LSTM) -> dict[str, torch.Tensor]:
     return {name: torch.cat([getattr(layer, part + gate).grad for gate in "ifgo"]) for name, part in names.items()}
 
 
+def run_lstm(module: nn.Module, length: int) -> dict[str, torch.Tensor]:
+    """Outputs and input gradients of one forward and backward pass over random inputs."""
+    torch.manual_seed(1)
+    inputs, h0, c0 = random_tensor(B, length, I), random_tensor(1, B, H), random_tensor(1, B, H)
+    outputs, (h, c) = module(inputs, (h0, c0))
+    assert outputs.shape == (B, length, H)
+    assert h.shape == c.shape == (1, B, H)
+    results = {"outputs": outputs, "h": h, "c": c}
+    backpropagate_random_sum(results)
+    return results | {"inputs.grad": inputs.grad, "h0.grad": h0.grad, "c0.grad": c0.grad}
+
+
 @pytest.mark.parametrize("length", [1, T])
-def test_lstm_has_the_outputs_and_gradients_of_nn_lstm(length):
+def test_lstm_outputs_and_gradients_equal_nn_lstm(length):
     torch.manual_seed(0)
     layer = LSTM(I, H).double()
-    reference = twin(layer)
-    found = []
-    for module in (layer, reference):
-        torch.manual_seed(1)
-        inputs = [random_tensor(B, length, I), random_tensor(1, B, H), random_tensor(1, B, H)]
-        outputs, (h, c) = module(inputs[0], (inputs[1], inputs[2]))
-        assert outputs.shape == (B, length, H)
-        assert h.shape == c.shape == (1, B, H)
-        # Each result gets weights of its own, so that none can stand in for another.
-        loss = sum((result * random_tensor(*result.shape).detach()).sum() for result in (outputs, h, c))
-        loss.backward()
-        found.append([outputs, h, c, *(tensor.grad for tensor in inputs)])
-    for ours, theirs in zip(*found, strict=True):
-        assert_close(ours, theirs)
-    ours, theirs = stacked_gradients(layer), gradients(reference)
-    assert ours.keys() == theirs.keys()
-    for name in theirs:
-        assert_close(ours[name], theirs[name])
+    reference = copy_to_nn_lstm(layer)
+    assert_all_close(run_lstm(layer, length), run_lstm(reference, length))
+    assert_all_close(stacked_gradients(layer), gradients(reference), where="gradient of ")
 
 
-def test_lstm_uses_no_ready_made_recurrence(monkeypatch):
+def test_lstm_calls_no_builtin_lstm(monkeypatch):
     def forbidden(*args, **kwargs):
-        raise AssertionError("a ready-made LSTM was called")
+        raise AssertionError("a built-in LSTM was called")
 
     for owner, name in (
         (nn.LSTM, "forward"),
@@ -68,14 +76,13 @@ def test_lstm_uses_no_ready_made_recurrence(monkeypatch):
         (torch, "lstm_cell"),
     ):
         monkeypatch.setattr(owner, name, forbidden)
-    layer = LSTM(I, H)
-    outputs, _ = layer(torch.randn(B, T, I), (torch.zeros(1, B, H), torch.zeros(1, B, H)))
+    outputs, _ = LSTM(I, H)(torch.randn(B, T, I), zero_states())
     outputs.sum().backward()
-    with pytest.raises(AssertionError, match="ready-made"):
+    with pytest.raises(AssertionError, match="built-in LSTM"):
         nn.LSTM(I, H)(torch.randn(B, T, I))
 
 
-def test_lstm_parameters_have_the_names_shapes_and_bounds_of_the_assignment():
+def test_lstm_parameter_names_shapes_and_bounds():
     layer = LSTM(I, 29)
     shapes = {}
     for gate in "ifgo":
@@ -88,23 +95,60 @@ def test_lstm_parameters_have_the_names_shapes_and_bounds_of_the_assignment():
     assert values.max() > 0.95 * bound
 
 
-def test_a_long_sequence_keeps_the_order_of_time():
-    """A later input can't reach an earlier output."""
+@pytest.mark.parametrize("arguments", [(), (None,)], ids=["omitted", "none"])
+def test_lstm_initial_states_default_to_zeros(arguments):
+    torch.manual_seed(0)
+    layer, inputs = LSTM(I, H), torch.randn(B, T, I)
+    expected, (expected_h, expected_c) = layer(inputs, zero_states())
+    for run in (layer, layer.forward_reference):
+        outputs, (h, c) = run(inputs, *arguments)
+        assert_all_close(
+            {"outputs": outputs, "h": h, "c": c}, {"outputs": expected, "h": expected_h, "c": expected_c}, 1e-6
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lstm_accepts_half_precision_under_autocast(dtype):
+    torch.manual_seed(0)
+    layer, inputs = LSTM(I, H), torch.randn(B, T, I).to(dtype)
+    with torch.autocast("cpu"):
+        outputs, _ = layer(inputs, tuple(state.to(dtype) for state in zero_states()))
+        with pytest.raises(ValueError, match="got torch.float64"):
+            layer(inputs.double())
+    assert outputs.dtype == torch.float32
+    assert_close(outputs, layer(inputs.float())[0])
+
+
+def test_lstm_gradient_is_the_same_inside_autocast():
+    torch.manual_seed(0)
+    layer, inputs = LSTM(I, H), torch.randn(B, T, I)
+    layer(inputs)[0].square().sum().backward()
+    expected = gradients(layer)
+    layer.zero_grad()
+    with torch.autocast("cpu"):
+        layer(inputs)[0].square().sum().backward()
+    assert_all_close(gradients(layer), expected)
+
+
+def test_lstm_output_does_not_depend_on_later_inputs():
     torch.manual_seed(0)
     layer = LSTM(I, H).double()
     inputs = random_tensor(B, T, I)
-    outputs, _ = layer(inputs, (torch.zeros(1, B, H).double(), torch.zeros(1, B, H).double()))
+    outputs, _ = layer(inputs, zero_states(dtype=torch.float64))
     outputs[:, 4].sum().backward()
     assert (inputs.grad[:, 5:] == 0).all()
     assert (inputs.grad[:, :5] != 0).any(dim=-1).all()
 
 
-def test_encoder_is_a_hand_wired_bidirectional_lstm():
+# ---------------------------------------------------------------- Encoder
+
+
+def test_encoder_equals_one_nn_lstm_per_direction():
     torch.manual_seed(0)
     encoder = Encoder(V, E, H).double()
     tokens = torch.randint(1, V, (B, T))
     tokens[1, 4:] = 0
-    states = (random_tensor(2, B, H), random_tensor(2, B, H))
+    states = random_states(directions=2)
     outputs, (h, c) = encoder(tokens, states)
     assert outputs.shape == (B, T, 2 * H)
     assert h.shape == c.shape == (2, B, H)
@@ -116,115 +160,158 @@ def test_encoder_is_a_hand_wired_bidirectional_lstm():
         steps = embedded if direction == 0 else embedded.flip(1)
         expected, last = single(steps, tuple(state[direction : direction + 1].contiguous() for state in states))
         expected = expected if direction == 0 else expected.flip(1)
-        assert_close(outputs[..., direction * H : (direction + 1) * H], expected)
-        for ours, theirs in zip((h, c), last, strict=True):
-            assert_close(ours[direction], theirs[0])
+        assert_close(outputs[..., direction * H : (direction + 1) * H], expected, name=f"outputs{suffix}")
+        for name, ours, theirs in zip("hc", (h, c), last, strict=True):
+            assert_close(ours[direction], theirs[0], name=name + suffix)
 
 
-def test_encoder_starts_from_zeros_and_embeds_padding_as_zeros():
+def test_encoder_initial_states_and_padding_embedding_are_zero():
     encoder = Encoder(V, E, H)
     for state in encoder.initial_states(B):
         assert state.shape == (2, B, H)
         assert (state == 0).all()
+    tokens = torch.randint(1, V, (B, T))
+    assert torch.equal(encoder(tokens)[0], encoder(tokens, encoder.initial_states(B))[0])
     assert encoder.initial_states(B, device="meta")[0].device.type == "meta"
     assert encoder.embedding.padding_idx == 0
     assert (encoder.embedding.weight[0] == 0).all()
 
 
-def test_encoder_drops_features_of_the_embedding_in_training_only():
+def test_encoder_dropout_acts_on_the_embedding_in_training_only():
     torch.manual_seed(0)
     encoder = Encoder(V, 101, H, dropout=0.25)
-    seen = []
-    encoder.rnn.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    rnn_inputs = []
+    encoder.rnn.register_forward_pre_hook(lambda module, args: rnn_inputs.append(args[0]))
     tokens = torch.randint(1, V, (B, T))
     encoder(tokens, encoder.initial_states(B))
     encoder.eval()
     encoder(tokens, encoder.initial_states(B))
+    in_training, in_evaluation = rnn_inputs
     embedded = encoder.embedding(tokens)
-    dropped = seen[0] == 0
+    dropped = in_training == 0
     assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.02)
-    assert_close(seen[0], torch.where(dropped, 0.0, embedded / 0.75), 1e-6)
-    assert torch.equal(seen[1], embedded)
+    assert_close(in_training, torch.where(dropped, 0.0, embedded / 0.75), 1e-6)
+    assert torch.equal(in_evaluation, embedded)
+
+
+# ---------------------------------------------------------------- DecoderAttn and EncoderDecoder
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_decoder_is_a_hand_wired_lstm_over_perhaps_attended_inputs(attention):
+def test_decoder_equals_nn_lstm_over_attended_inputs(attention):
     torch.manual_seed(0)
     attn = MultiHeadedAttention(2 * H, 1).double() if attention else None
     decoder = DecoderAttn(2 * H, H, attn).double()
     assert decoder.mlp_attn is attn
-    inputs, h, c = random_tensor(B, T, 2 * H), random_tensor(1, B, H), random_tensor(1, B, H)
-    mask = torch.arange(T) < torch.tensor([T, 1, 4, 2, 7])[:, None]
-    outputs, states = decoder(inputs, (h, c), mask)
-    mixed = inputs if attn is None else attn(inputs, mask)
-    expected, expected_states = decoder.rnn(mixed, (h, c))
-    assert_close(outputs, expected)
-    for ours, theirs in zip(states, expected_states, strict=True):
-        assert_close(ours, theirs)
+    inputs, states, mask = random_tensor(B, T, 2 * H), random_states(), ragged_mask(LENGTHS, T)
+    outputs, (h, c) = decoder(inputs, states, mask)
+    expected, (expected_h, expected_c) = decoder.rnn(inputs if attn is None else attn(inputs, mask), states)
+    assert_all_close({"outputs": outputs, "h": h, "c": c}, {"outputs": expected, "h": expected_h, "c": expected_c})
     if attention:
-        assert not torch.allclose(outputs, decoder(inputs, (h, c))[0]), "the mask must matter"
+        assert not torch.allclose(outputs, decoder(inputs, states)[0]), "the mask must change the outputs"
 
 
-def test_encoder_decoder_reads_the_first_step_and_starts_from_the_forward_direction():
+def test_encoder_decoder_pools_the_first_step_and_starts_from_the_forward_states():
     torch.manual_seed(0)
     model = EncoderDecoder(V, E, H, attn=MultiHeadedAttention(2 * H, 1)).double()
-    tokens = torch.randint(1, V, (B, T))
-    mask = torch.arange(T) < torch.tensor([T, 1, 4, 2, 7])[:, None]
-    summary, (h, c) = model(tokens * mask, mask)
-    encoded, (eh, ec) = model.encoder(tokens * mask, model.encoder.initial_states(B))
-    expected, states = model.decoder(encoded, (eh[0:1], ec[0:1]), mask)
-    assert summary.shape == (B, H)
-    assert_close(summary, expected[:, 0])
-    assert_close(h, states[0])
-    assert_close(c, states[1])
+    mask = ragged_mask(LENGTHS, T)
+    tokens = torch.randint(1, V, (B, T)) * mask
+    pooled, (h, c) = model(tokens, mask)
+    encoded, (encoder_h, encoder_c) = model.encoder(tokens, model.encoder.initial_states(B))
+    expected, (expected_h, expected_c) = model.decoder(encoded, (encoder_h[0:1], encoder_c[0:1]), mask)
+    assert pooled.shape == (B, H)
+    assert_all_close({"pooled": pooled, "h": h, "c": c}, {"pooled": expected[:, 0], "h": expected_h, "c": expected_c})
 
 
-def test_encoder_only_gives_the_encoders_first_step_and_states():
+def test_encoder_only_returns_the_first_step_and_states_of_the_encoder():
     torch.manual_seed(0)
     model = EncoderDecoder(V, E, H, encoder_only=True).double()
     assert model.decoder is None
     tokens = torch.randint(1, V, (B, T))
-    summary, (h, c) = model(tokens)
-    expected, states = model.encoder(tokens, model.encoder.initial_states(B))
-    assert_close(summary, expected[:, 0])
-    assert_close(h, states[0])
-    assert_close(c, states[1])
+    pooled, (h, c) = model(tokens)
+    expected, (expected_h, expected_c) = model.encoder(tokens, model.encoder.initial_states(B))
+    assert_all_close({"pooled": pooled, "h": h, "c": c}, {"pooled": expected[:, 0], "h": expected_h, "c": expected_c})
+
+
+def test_encoder_only_ignores_the_attention():
+    torch.manual_seed(0)
+    model = EncoderDecoder(V, E, H, encoder_only=True, attn=MultiHeadedAttention(2 * H, 1))
+    assert model.decoder is None
+    assert not any("attn" in name for name, _ in model.named_parameters())
+    tokens, mask = torch.randint(1, V, (B, T)), ragged_mask(LENGTHS, T)
+    assert torch.equal(model(tokens, mask)[0], model(tokens)[0])
+
+
+def test_constructor_arguments_are_attributes():
+    model = EncoderDecoder(V, E, H, encoder_only=True)
+    assert model.encoder_only is True
+    assert EncoderDecoder(V, E, H).encoder_only is False
+    assert (model.encoder.vocabulary_size, model.encoder.embedding_size, model.encoder.hidden_size) == (V, E, H)
+
+
+class MeanOfTokens(nn.Module):
+    """An attention with equal weights, which has no parameter for the number of queries."""
+
+    def forward(self, queries, mask):
+        weights = mask / mask.sum(dim=1, keepdim=True)
+        return queries + (weights[..., None] * queries).sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("num_padding", [0, 3])
+def test_first_step_accepts_any_attention_called_with_inputs_and_mask(num_padding):
+    """A first parameter called `queries` is the inputs, not their number."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(V, E, H, attn=MeanOfTokens()).double().train()
+    mask = ragged_mask(LENGTHS, T)
+    tokens = torch.randint(1, V, (B, T)) * mask
+    results = []
+    pad = (0, num_padding)
+    for pooled in (
+        model.first_step(tokens, mask, T + num_padding),
+        model(nn.functional.pad(tokens, pad), nn.functional.pad(mask, pad))[0],
+    ):
+        model.zero_grad()
+        backpropagate_random_sum({"pooled": pooled})
+        results.append({"pooled": pooled} | gradients(model))
+    assert_all_close(*results)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32, torch.uint8])
-def test_a_mask_may_be_of_any_type(dtype):
+def test_mask_dtype_does_not_change_the_output(dtype):
     torch.manual_seed(0)
     model = EncoderDecoder(V, E, H, attn=MultiHeadedAttention(2 * H, 1))
-    tokens = torch.randint(1, V, (B, T))
-    mask = torch.arange(T) < torch.tensor([T, 1, 4, 2, 7])[:, None]
+    tokens, mask = torch.randint(1, V, (B, T)), ragged_mask(LENGTHS, T)
     assert torch.equal(model(tokens, mask.to(dtype))[0], model(tokens, mask)[0])
+
+
+# ---------------------------------------------------------------- arguments
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: LSTM(I, H)(torch.zeros(B, T, I + 1), (torch.zeros(1, B, H),) * 2),
-            r"\(B, T >= 1, 7\), got \(5, 11, 8\)",
-        ),
-        (lambda: LSTM(I, H)(torch.zeros(B, 0, I), (torch.zeros(1, B, H),) * 2), r"got \(5, 0, 7\)"),
+        (lambda: LSTM(I, H)(torch.zeros(B, T, I + 1), zero_states()), r"\(B, T >= 1, 7\), got \(5, 11, 8\)"),
+        (lambda: LSTM(I, H)(torch.zeros(B, 0, I), zero_states()), r"got \(5, 0, 7\)"),
         (
             lambda: LSTM(I, H)(torch.zeros(B, T, I), (torch.zeros(1, B, H), torch.zeros(1, B, 1))),
             r"c must be \(1, 5, 3\)",
         ),
-        (lambda: Encoder(V, E, H)(torch.zeros(B, T).long(), (torch.zeros(1, B, H),) * 2), r"h must be \(2, 5, 3\)"),
-        (
-            lambda: Encoder(V, E, H)(torch.zeros(B).long(), (torch.zeros(2, B, H),) * 2),
-            r"shape \(B, T >= 1\), got \(5,\)",
-        ),
-        (
-            lambda: DecoderAttn(6, H)(torch.zeros(B, T, 5), (torch.zeros(1, B, H),) * 2),
-            r"\(B, T, 6\), got \(5, 11, 5\)",
-        ),
+        (lambda: Encoder(V, E, H)(torch.zeros(B, T).long(), zero_states()), r"h must be \(2, 5, 3\)"),
+        (lambda: Encoder(V, E, H)(torch.zeros(B).long(), zero_states(directions=2)), r"\(B, T >= 1\), got \(5,\)"),
+        (lambda: DecoderAttn(6, H)(torch.zeros(B, T, 5), zero_states()), r"\(B, T, 6\), got \(5, 11, 5\)"),
         (lambda: EncoderDecoder(V, E, H)(torch.ones(B, T).long(), torch.ones(B, 1)), r"\(5, 11\), got \(5, 1\)"),
-        (lambda: EncoderDecoder(encoder_only=True, attn=nn.Identity()), "encoder_only=True"),
+        (lambda: LSTM(I, H)(torch.zeros(B, T, I).double()), "inputs must have the dtype .*float32, got torch.float64"),
+        (lambda: LSTM(I, H)(torch.zeros(B, T, I).half()), "inputs must have the dtype .*float32, got torch.float16"),
+        (lambda: LSTM(I, H).double()(torch.zeros(B, T, I)), "inputs must have the dtype .*float64, got torch.float32"),
+        (
+            lambda: LSTM(I, H)(torch.zeros(B, T, I), zero_states(dtype=torch.float64)),
+            "h must have the dtype .*float32, got torch.float64",
+        ),
+        (lambda: Encoder(V, E, H)(torch.ones(B, T)), "int64 or int32, got torch.float32"),
+        (lambda: EncoderDecoder(V, E, H)(torch.ones(B, T).bool()), "int64 or int32, got torch.bool"),
+        (lambda: EncoderDecoder(V, E, H).first_step(torch.ones(B, T)), "int64 or int32, got torch.float32"),
     ],
 )
-def test_wrong_arguments_are_refused_by_name(call, message):
+def test_invalid_arguments_raise_value_error(call, message):
     with pytest.raises(ValueError, match=message):
         call()

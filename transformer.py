@@ -1,0 +1,9 @@
+"""The assignment's name for `transformer_solution.py`: `from transformer import Transformer, MultiHeadedAttention`."""
+
+from transformer_solution import (  # noqa: F401
+    LayerNorm,
+    MultiHeadedAttention,
+    PostNormAttentionBlock,
+    PreNormAttentionBlock,
+    Transformer,
+)
