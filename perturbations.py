@@ -1,22 +1,20 @@
-"""Perturbations of a review's text: word swaps, invariances, changes of meaning, truncation; seeded, exact and fast.
+"""Perturbations of a review's text: word edits, invariances, changes of meaning, truncation; needs NumPy only.
 
-    perturb("I do not like it", "qwerty")                          # half of the words, one typo each
+    perturb("I do not like it", "qwerty")                          # half of the words get one typo each
     perturb(texts, ["homoglyph", "deletion"], amount=[0.2, 0.1])   # one after the other
-    python perturbations.py RUN_DIR [RUN_DIR ...] --output robustness.json
 
-`amount` is a share of what a perturbation can change, its *eligible* places: of n exactly floor(amount n + 1/2) are
-changed, each once, and all else stays to the character. Which ones depends on the seed, the perturbation and the text
-alone. With the same seed the places of a smaller amount are among those of a larger one.
+`amount` is a share of what a perturbation can change, its *eligible* places: of n eligible places exactly
+floor(amount n + 1/2) are changed, each once, and every other character stays. The choice depends only on the seed, the
+perturbation and the text. With the same seed, the places changed at a smaller amount are among those of a larger one.
 
-A word is a run of letters and digits, with apostrophes and hyphens inside. Of TextAttack (Morris et al. 2020), whose
-eight word swaps are here under the field's names, it differs in this: the amount is exact and not rounded up from
-percentages of a word list; every word is changed at most once a step; the place is drawn among all that the swap can
-change, and a swap that could give the word back again is not made; spacing and punctuation are never rebuilt.
+A word is a run of letters and digits, with apostrophes and hyphens inside. The eight word edits (`WORD_EDITS`) are
+those of TextAttack (Morris et al. 2020), under the field's names, with these differences: the amount is exact and not
+rounded up from percentages of a word list; a step changes every word at most once; the position is drawn among all
+those that the edit can change, so that no edit gives the same word back; spacing and punctuation are never rebuilt.
 """
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,26 +22,43 @@ from math import floor
 
 import numpy as np
 
-from config import InputError
+# A source of random numbers: `draws(n)` gives n pairs of integers below 2^64, (n, 2).
+Draws = Callable[[int], np.ndarray]
+# (text, amount, draws) -> text
+Change = Callable[[str, float, Draws], str]
+# Start and end of a part of a text.
+Span = tuple[int, int]
 
+_WORD = r"[^\W_]+(?:['’-][^\W_]+)*"
+WORD = re.compile(_WORD)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-ONE_WORD = r"[^\W_]+(?:['’-][^\W_]+)*"
-WORD = re.compile(ONE_WORD)
+WORD_CACHE_SIZE = 2**16
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Words and letters that the character swaps spare.
+def perturb(
+    texts: str | Sequence[str], names: str | Sequence[str], amount: float | Sequence[float] = 0.5, seed: int = 0
+) -> str | list[str]:
+    """Perturb a text or several; each text independently of the others.
 
     Args:
-        spare_ends: leave the first and the last letter of a word.
-        spare_stop_words: leave function words.
-        min_length: leave words of fewer letters.
-    """
+        texts: a text, or a sequence of texts.
+        names: a perturbation of `PERTURBATIONS`, or several, applied one after the other.
+        amount: share of the eligible places to change, 0 to 1; or one share for each name.
+        seed: at least 0; another seed changes other places.
 
-    spare_ends: bool = False
-    spare_stop_words: bool = False
-    min_length: int = 1
+    Returns:
+        The perturbed text, or a list of them.
+
+    Raises:
+        ValueError: an unknown name, an amount outside 0 to 1, a number of amounts that differs from that of the names,
+            or a negative seed.
+    """
+    steps = _check_steps(names, amount)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; expected an integer of at least 0")
+    if isinstance(texts, str):
+        return _apply_steps(texts, steps, seed)
+    return [_apply_steps(text, steps, seed) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -51,88 +66,26 @@ class Perturbation:
     """One way to change a text.
 
     Args:
-        name: as in `PERTURBATIONS`.
-        kind: "swap", "invariance", "directional", "truncation" or "control".
-        summary: what it does, which places are eligible, and where it departs from the well-known tool.
-        apply: (text, amount, draws, limits) -> text; `draws(n)` gives n pairs of random numbers below 2^64.
-        expects: of a directional one the label, 0 or 1, that its changes speak for; None where it turns what is there.
-        stream: the perturbation whose random numbers it takes, so that it changes the same places; "" is its own.
+        name: its key in `PERTURBATIONS`.
+        kind: "word_edit", "invariance", "directional", "truncation" or "control".
+        summary: what it does, which places are eligible, and where it differs from the well-known tool.
+        apply: (text, amount, draws) -> text; `draws(n)` gives n pairs of random integers below 2^64.
+        expects: for a directional one, the label (0 or 1) that it argues for; None if it reverses what the text says.
+        stream: the perturbation whose random numbers it uses, so that both change the same places; "" for its own.
     """
 
     name: str
     kind: str
     summary: str
-    apply: Callable[[str, float, Callable[[int], np.ndarray], Limits], str]
+    apply: Change
     expects: int | None = None
     stream: str = ""
 
 
-Draws = Callable[[int], np.ndarray]
-Span = tuple[int, int]
-
-
-def perturb(
-    texts: str | Sequence[str],
-    names: str | Sequence[str],
-    amount: float | Sequence[float] = 0.5,
-    seed: int = 0,
-    *,
-    spare_ends: bool = False,
-    spare_stop_words: bool = False,
-    min_length: int = 1,
-) -> str | list[str]:
-    """Perturb a text or several; each text by itself, whatever stands beside it.
-
-    Args:
-        texts: a text, or a sequence of texts.
-        names: a perturbation of `PERTURBATIONS`, or several, made one after the other.
-        amount: share of the eligible places to change, 0 to 1; or one share a name.
-        seed: at least 0; another seed changes other places.
-        spare_ends: character swaps leave the first and the last letter of a word.
-        spare_stop_words: character swaps leave function words.
-        min_length: character swaps leave words of fewer letters.
-
-    Returns:
-        The perturbed text, or a list of them.
-
-    Raises:
-        InputError: an unknown name, an amount outside 0 to 1, or not one amount a name.
-    """
-    steps = check_steps(names, amount)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed is {seed!r}; expected an integer of at least 0")
-    limits = Limits(spare_ends, spare_stop_words, min_length)
-    if isinstance(texts, str):
-        return apply_steps(texts, steps, seed, limits)
-    return [apply_steps(text, steps, seed, limits) for text in texts]
-
-
-def check_steps(names: str | Sequence[str], amount: float | Sequence[float]) -> list[tuple[Perturbation, float]]:
-    """The perturbations and their amounts; raises as `perturb`."""
-    names = [names] if isinstance(names, str) else list(names)
-    amounts = [amount] * len(names) if isinstance(amount, int | float) else list(amount)
-    if len(amounts) != len(names):
-        raise InputError(f"{len(amounts)} amounts for {len(names)} perturbations; give one, or one each")
-    for name in names:
-        if name not in PERTURBATIONS:
-            raise InputError(f"there is no perturbation {name!r}; there are {', '.join(PERTURBATIONS)}")
-    for share in amounts:
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise InputError(f"amount is {share!r}; expected a share from 0 to 1")
-    return [(PERTURBATIONS[name], share) for name, share in zip(names, amounts, strict=True)]
-
-
-def apply_steps(text: str, steps: list[tuple[Perturbation, float]], seed: int, limits: Limits) -> str:
-    for perturbation, amount in steps:
-        draws = random_numbers(seed, perturbation.stream or perturbation.name, text)
-        text = perturbation.apply(text, amount, draws, limits)
-    return text
-
-
 def random_numbers(seed: int, name: str, text: str) -> Draws:
-    """A source of random numbers that is a function of its arguments, the same in every process.
+    """A source of random numbers that depends on its arguments alone, the same in every process.
 
-    Only raw numbers of the bit generator are taken, whose stream NumPy promises not to change.
+    Only the bit generator's raw numbers are used, because NumPy guarantees that their stream does not change.
     """
 
     def draws(count: int) -> np.ndarray:
@@ -144,108 +97,155 @@ def random_numbers(seed: int, name: str, text: str) -> Draws:
     return draws
 
 
-def how_many(amount: float, count: int) -> int:
-    """Places to change of `count`: amount times count, halves rounded up."""
-    return floor(amount * count + 0.5)
-
-
-def choose(amount: float, count: int, draws: Draws) -> Iterator[tuple[int, int]]:
-    """The chosen of `count` places, in order, each with a random number of its own."""
-    chosen = how_many(amount, count)
-    if not chosen:
-        return
-    numbers = draws(count)
-    order = np.sort(np.argsort(numbers[:, 0], kind="stable")[:chosen])
-    yield from zip(order.tolist(), numbers[order, 1].tolist(), strict=True)
-
-
 def replace_spans(text: str, spans: Sequence[Span], replacements: dict[int, str]) -> str:
-    """`text` with the spans of those numbers replaced."""
-    parts, done = [], 0
-    for number, new in replacements.items():
-        start, end = spans[number]
-        parts += [text[done:start], new]
-        done = end
-    return "".join([*parts, text[done:]])
+    """`text` with some of its spans replaced.
+
+    Args:
+        text: any text.
+        spans: in order, without overlap.
+        replacements: index of a span -> what replaces it, by ascending index.
+    """
+    parts, end_of_last = [], 0
+    for index, replacement in replacements.items():
+        start, end = spans[index]
+        parts += [text[end_of_last:start], replacement]
+        end_of_last = end
+    return "".join([*parts, text[end_of_last:]])
 
 
-# ---------------------------------------------------------------- the words' letters
+def _check_steps(names: str | Sequence[str], amount: float | Sequence[float]) -> list[tuple[Perturbation, float]]:
+    """The perturbations and their amounts; raises as `perturb`."""
+    names = [names] if isinstance(names, str) else list(names)
+    amounts = [amount] * len(names) if isinstance(amount, int | float) else list(amount)
+    if len(amounts) != len(names):
+        raise ValueError(f"{len(amounts)} amounts for {len(names)} perturbations; expected one amount, or one for each")
+    for name in names:
+        if name not in PERTURBATIONS:
+            raise ValueError(f"unknown perturbation {name!r}; expected one of {', '.join(PERTURBATIONS)}")
+    for share in amounts:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"amount is {share!r}; expected a share from 0 to 1")
+    return [(PERTURBATIONS[name], share) for name, share in zip(names, amounts, strict=True)]
 
-Places = Callable[[str, Limits], tuple[int, ...]]
+
+def _apply_steps(text: str, steps: list[tuple[Perturbation, float]], seed: int) -> str:
+    for perturbation, amount in steps:
+        draws = random_numbers(seed, perturbation.stream or perturbation.name, text)
+        text = perturbation.apply(text, amount, draws)
+    return text
 
 
-def letter_swap(places: Places, edit: Callable[[str, int, int], str]) -> Callable[[str, float, Draws, Limits], str]:
+def _num_changed(amount: float, num_eligible: int) -> int:
+    """How many places to change: amount times the eligible ones, halves rounded up."""
+    return floor(amount * num_eligible + 0.5)
+
+
+def _choose(amount: float, num_eligible: int, draws: Draws) -> Iterator[tuple[int, int]]:
+    """Indices of the chosen places in ascending order, each with a random integer below 2^64 of its own."""
+    num_changed = _num_changed(amount, num_eligible)
+    if not num_changed:
+        return
+    numbers = draws(num_eligible)
+    chosen = np.sort(np.argsort(numbers[:, 0], kind="stable")[:num_changed])
+    yield from zip(chosen.tolist(), numbers[chosen, 1].tolist(), strict=True)
+
+
+# ---------------------------------------------------------------- edits of one letter of a word
+
+
+def _letter_edit(positions_in: Callable[[str], tuple[int, ...]], edit: Callable[[str, int, int], str]) -> Change:
     """A change of one letter in each chosen word.
 
     Args:
-        places: the positions of a word at which the edit can be made; a word without any is not eligible.
-        edit: the word after the edit at a position, by a random number.
+        positions_in: the positions of a word at which the edit is possible; a word without any is not eligible.
+        edit: (word, position, random integer) -> the word after the edit.
     """
+    positions_of = lru_cache(maxsize=WORD_CACHE_SIZE)(positions_in)
 
-    @lru_cache(maxsize=8)
-    def positions(limits: Limits) -> Callable[[str], tuple[int, ...]]:
-        """A cache a set of limits: its key is the word alone, which is hashed once for all."""
-
-        @lru_cache(maxsize=2**16)
-        def of_word(word: str) -> tuple[int, ...]:
-            if limits.min_length > 1 and sum(map(str.isalpha, word)) < limits.min_length:
-                return ()
-            if limits.spare_stop_words and word.lower() in STOP_WORDS:
-                return ()
-            return places(word, limits)
-
-        return of_word
-
-    def apply(text: str, amount: float, draws: Draws, limits: Limits) -> str:
-        where_in = positions(limits)
-        spans = [match.span() for match in WORD.finditer(text) if where_in(match.group())]
-        changed = {}
-        for number, drawn in choose(amount, len(spans), draws):
-            word = text[slice(*spans[number])]
-            where = where_in(word)
-            rest, place = divmod(drawn, len(where))
-            changed[number] = edit(word, where[place], rest)
-        return replace_spans(text, spans, changed)
+    def apply(text: str, amount: float, draws: Draws) -> str:
+        spans = [match.span() for match in WORD.finditer(text) if positions_of(match.group())]
+        replacements = {}
+        for index, random in _choose(amount, len(spans), draws):
+            word = text[slice(*spans[index])]
+            positions = positions_of(word)
+            rest, choice = divmod(random, len(positions))
+            replacements[index] = edit(word, positions[choice], rest)
+        return replace_spans(text, spans, replacements)
 
     return apply
 
 
-def inside(word: str, limits: Limits) -> range:
-    """The positions of a word that the limits allow to change."""
-    return range(1, len(word) - 1) if limits.spare_ends else range(len(word))
+def _letter_positions(word: str) -> tuple[int, ...]:
+    return tuple(range(len(word))) if word.isalpha() else tuple(i for i, sign in enumerate(word) if sign.isalpha())
 
 
-def like(letter: str, model: str) -> str:
-    """`letter` in the case of `model`."""
-    return letter.upper() if model.isupper() else letter
+def _deletable_positions(word: str) -> tuple[int, ...]:
+    """Letters of words that have another letter."""
+    return _letter_positions(word) if sum(map(str.isalpha, word)) > 1 else ()
 
 
-def letters_of(word: str, limits: Limits) -> tuple[int, ...]:
-    places = inside(word, limits)
-    return tuple(places) if word.isalpha() else tuple(i for i in places if word[i].isalpha())
-
-
-def deletable(word: str, limits: Limits) -> tuple[int, ...]:
-    """Letters of words that keep a letter."""
-    return letters_of(word, limits) if sum(map(str.isalpha, word)) > 1 else ()
-
-
-def swappable(word: str, limits: Limits) -> tuple[int, ...]:
+def _swappable_positions(word: str) -> tuple[int, ...]:
     """Letters whose right neighbour is another letter."""
     return tuple(
-        i for i in inside(word, limits)[:-1] if word[i] != word[i + 1] and word[i].isalpha() and word[i + 1].isalpha()
+        i for i in range(len(word) - 1) if word[i] != word[i + 1] and word[i].isalpha() and word[i + 1].isalpha()
     )
 
 
-def insertable(word: str, limits: Limits) -> tuple[int, ...]:
+def _insertable_positions(word: str) -> tuple[int, ...]:
     """Before, between and after the letters."""
-    if not any(map(str.isalpha, word)):
-        return ()
-    return tuple(range(1, len(word)) if limits.spare_ends else range(len(word) + 1))
+    return tuple(range(len(word) + 1)) if any(map(str.isalpha, word)) else ()
 
 
-def keyboard_neighbours() -> dict[str, str]:
-    """The letters around each letter of a QWERTY keyboard, whose lower rows stand 0.25 and 0.75 keys to the right."""
+def _positions_in_table(table: dict[str, str], ignore_case: bool) -> Callable[[str], tuple[int, ...]]:
+    """Positions whose letter is a key of a table."""
+    return lambda word: tuple(i for i, sign in enumerate(word) if (sign.lower() if ignore_case else sign) in table)
+
+
+def _swap(word: str, position: int, random: int) -> str:
+    return word[:position] + word[position + 1] + word[position] + word[position + 2 :]
+
+
+def _qwerty(word: str, position: int, random: int) -> str:
+    neighbours = QWERTY[word[position].lower()]
+    return _replace_letter(word, position, neighbours[random % len(neighbours)])
+
+
+def _deletion(word: str, position: int, random: int) -> str:
+    return word[:position] + word[position + 1 :]
+
+
+def _insertion(word: str, position: int, random: int) -> str:
+    """A lower-case letter; a capital beside a capital of a word in capitals."""
+    neighbour = word[position] if position < len(word) else word[-1]
+    letter = LETTERS[random % 26]
+    return word[:position] + (_match_case(letter, neighbour) if word.isupper() else letter) + word[position:]
+
+
+def _substitution(word: str, position: int, random: int) -> str:
+    others = LETTERS.replace(word[position].lower(), "")
+    return _replace_letter(word, position, others[random % len(others)])
+
+
+def _homoglyph(word: str, position: int, random: int) -> str:
+    return word[:position] + HOMOGLYPHS[word[position]] + word[position + 1 :]
+
+
+def _repetition(word: str, position: int, random: int) -> str:
+    return word[:position] + word[position] * (2 + random % 3) + word[position + 1 :]
+
+
+def _replace_letter(word: str, position: int, letter: str) -> str:
+    """The word with another letter, in the case of the one that it replaces."""
+    return word[:position] + _match_case(letter, word[position]) + word[position + 1 :]
+
+
+def _match_case(letter: str, other: str) -> str:
+    """`letter` in the case of `other`."""
+    return letter.upper() if other.isupper() else letter
+
+
+def _keyboard_neighbours() -> dict[str, str]:
+    """The letters around each letter of a QWERTY keyboard, whose lower rows are shifted right by 0.25 and 0.75 keys."""
     keys = {
         letter: (column + shift, row)
         for row, (letters, shift) in enumerate((("qwertyuiop", 0.0), ("asdfghjkl", 0.25), ("zxcvbnm", 0.75)))
@@ -261,8 +261,8 @@ def keyboard_neighbours() -> dict[str, str]:
     }
 
 
-QWERTY = keyboard_neighbours()
-# Letters of other scripts that most fonts draw alike (Unicode Technical Standard 39, confusables).
+QWERTY = _keyboard_neighbours()
+# Letters of other scripts that look the same in most fonts (Unicode Technical Standard 39, confusables).
 HOMOGLYPHS = dict(
     zip(
         "acdeghijlnopqsuvwxyzABCEHIJKMNOPSTXYZ",
@@ -272,95 +272,86 @@ HOMOGLYPHS = dict(
 )
 
 
-def swap_edit(word: str, place: int, drawn: int) -> str:
-    return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+# ---------------------------------------------------------------- replacements of spans of the text
 
 
-def qwerty_edit(word: str, place: int, drawn: int) -> str:
-    near = QWERTY[word[place].lower()]
-    return word[:place] + like(near[drawn % len(near)], word[place]) + word[place + 1 :]
-
-
-def deletion_edit(word: str, place: int, drawn: int) -> str:
-    return word[:place] + word[place + 1 :]
-
-
-def insertion_edit(word: str, place: int, drawn: int) -> str:
-    beside = word[place] if place < len(word) else word[-1]
-    return word[:place] + like(LETTERS[drawn % 26], beside if word.isupper() else "a") + word[place:]
-
-
-def substitution_edit(word: str, place: int, drawn: int) -> str:
-    others = LETTERS.replace(word[place].lower(), "")
-    return word[:place] + like(others[drawn % len(others)], word[place]) + word[place + 1 :]
-
-
-def homoglyph_edit(word: str, place: int, drawn: int) -> str:
-    return word[:place] + HOMOGLYPHS[word[place]] + word[place + 1 :]
-
-
-def repeat_edit(word: str, place: int, drawn: int) -> str:
-    return word[:place] + word[place] * (2 + drawn % 3) + word[place + 1 :]
-
-
-def in_table(table: dict[str, str], lower: bool) -> Places:
-    """Positions whose letter is in a table."""
-    return lambda word, limits: tuple(
-        i for i in inside(word, limits) if (word[i].lower() if lower else word[i]) in table
-    )
-
-
-# ---------------------------------------------------------------- spans of the text
-
-
-def span_change(
-    find: Callable[[str], list[Span]], change: Callable[[str, int], str]
-) -> Callable[[str, float, Draws, Limits], str]:
+def _span_change(spans_in: Callable[[str], list[Span]], change: Callable[[str, int], str]) -> Change:
     """A replacement of each chosen span.
 
     Args:
-        find: the eligible spans of a text, in order, none over another.
-        change: what stands in a span after it, by a random number; never what stood there before.
+        spans_in: the eligible spans of a text, in order, without overlap.
+        change: (old, random integer) -> new content of a span, which differs from the old one.
     """
 
-    def apply(text: str, amount: float, draws: Draws, limits: Limits) -> str:
-        spans = find(text)
-        changed = {i: change(text[slice(*spans[i])], drawn) for i, drawn in choose(amount, len(spans), draws)}
-        return replace_spans(text, spans, changed)
+    def apply(text: str, amount: float, draws: Draws) -> str:
+        spans = spans_in(text)
+        chosen = _choose(amount, len(spans), draws)
+        return replace_spans(text, spans, {i: change(text[slice(*spans[i])], random) for i, random in chosen})
 
     return apply
 
 
-def matches(pattern: str, flags: int = re.IGNORECASE) -> Callable[[str], list[Span]]:
+def _matches(pattern: str, flags: int = re.IGNORECASE) -> Callable[[str], list[Span]]:
     """The spans of a pattern."""
     compiled = re.compile(pattern, flags)
     return lambda text: [match.span() for match in compiled.finditer(text)]
 
 
-def words_that(changed: Callable[[str], str]) -> Callable[[str], list[Span]]:
-    """Spans of the words that a function changes."""
-    return lambda text: [match.span() for match in WORD.finditer(text) if changed(match.group()) != match.group()]
+def _words_changed_by(change: Callable[[str], str]) -> Callable[[str], list[Span]]:
+    """The spans of the words that a function changes."""
+    return lambda text: [match.span() for match in WORD.finditer(text) if change(match.group()) != match.group()]
 
 
-def case_like(new: str, old: str) -> str:
-    """`new` in the case of `old`: all capitals (if it has two of them), a first capital, or as it is."""
+def _punctuation(text: str) -> list[Span]:
+    """The spans of the signs outside words."""
+    return [match.span() for match in re.finditer(rf"{_WORD}|([^\w\s])", text) if match.group(1)]
+
+
+def _from_table(table: dict[str, str]) -> Callable[[str, int], str]:
+    """A change by a table of lower-case texts, in which white space is one blank and an apostrophe straight."""
+    return lambda old, random: _match_word_case(table[" ".join(old.lower().replace("’", "'").split())], old)
+
+
+def _match_word_case(new: str, old: str) -> str:
+    """`new` in the case of `old`: in capitals (if `old` has at least two), with a capital first letter, or as it is."""
     if sum(map(str.isupper, old)) > 1 and old.upper() == old:
         return new.upper()
     return new[:1].upper() + new[1:] if old[:1].isupper() else new
 
 
-def from_table(table: dict[str, str]) -> Callable[[str, int], str]:
-    """A change by a table of lower-case texts, for which white space is one blank and an apostrophe straight."""
-    return lambda old, drawn: case_like(table[" ".join(old.lower().replace("’", "'").split())], old)
+def _alternatives(texts: Sequence[str]) -> str:
+    """A pattern for any of the texts, longer ones first; any white space (but nothing else) between their words."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return (
+        "(?:" + "|".join(r"\s+".join(map(re.escape, text.split())).replace("'", "['’]") for text in longest_first) + ")"
+    )
 
 
-def alternatives(texts: Sequence[str]) -> str:
-    """A pattern of texts, longer ones first; any white space (but no other sign) between their words."""
-    longest = sorted(texts, key=len, reverse=True)
-    return "(?:" + "|".join(r"\s+".join(map(re.escape, text.split())).replace("'", "['’]") for text in longest) + ")"
+def _written_out(old: str, random: int) -> str:
+    """A contraction written out; the pronoun I keeps its capital, which does not make "I'm" a text in capitals."""
+    new = _from_table(EXTENSIONS)(old, random)
+    return new if sum(map(str.isupper, old)) > 1 or not old[0].isupper() else new[0] + new[1:].lower()
 
 
-NEGATIVE = {
+def _other_of(groups: Sequence[Sequence[str]]) -> Callable[[str, int], str]:
+    """Another member of a word's group."""
+
+    def change(old: str, random: int) -> str:
+        others = next([other for other in group if other != old] for group in groups if old in group)
+        return others[random % len(others)]
+
+    return change
+
+
+def _other_number(old: str, random: int) -> str:
+    """Another number of as many digits, without a leading zero."""
+    low, high = (10 ** (len(old) - 1), 10 ** len(old)) if len(old) > 1 else (0, 10)
+    num_others = high - low - (low <= int(old) < high)
+    new = low + random % num_others
+    return str(new + (low <= int(old) <= new))
+
+
+_NEGATIVE_CONTRACTIONS = {
     f"{verb} not": f"{short}n't"
     for verb, short in [
         *((v, v) for v in "is are was were do does did have has had would could should might must need".split()),
@@ -368,7 +359,7 @@ NEGATIVE = {
         ("shall", "sha"),
     ]
 } | {"cannot": "can't"}
-POSITIVE = (
+_POSITIVE_CONTRACTIONS = (
     {"i am": "i'm", "let us": "let's"}
     | {f"{who} are": f"{who}'re" for who in ("you", "we", "they")}
     | {f"{who} have": f"{who}'ve" for who in ("i", "you", "we", "they")}
@@ -376,61 +367,87 @@ POSITIVE = (
     | {f"{who} would": f"{who}'d" for who in ("i", "you", "he", "she", "we", "they")}
     | {f"{who} is": f"{who}'s" for who in ("he", "she", "it", "that", "there", "what", "who", "where", "here", "how")}
 )
-CONTRACTIONS = NEGATIVE | POSITIVE
+CONTRACTIONS = _NEGATIVE_CONTRACTIONS | _POSITIVE_CONTRACTIONS
 EXTENSIONS = {short: long for long, short in CONTRACTIONS.items()}
-# "I am" may become "I'm" where the sentence goes on: not "Yes, I'm."
-CONTRACTION = rf"\b(?:{alternatives(list(NEGATIVE))}\b|{alternatives(list(POSITIVE))}(?=\s+\w))"
-# "Isn't it?" can't be written out where it stands: "Is not it?" is no English.
-INVERTED = r"(?<=n['’]t)\s+(?:i|you|he|she|it|we|they|there|this|that)\b"
-EXTENSION = rf"(?<![\w'’-]){alternatives(list(EXTENSIONS))}(?![\w'’-])(?!{INVERTED})"
+# "I am" may become "I'm" only where the sentence continues: not in "Yes, I am."
+_CONTRACTIBLE = (
+    rf"\b(?:{_alternatives(list(_NEGATIVE_CONTRACTIONS))}\b|{_alternatives(list(_POSITIVE_CONTRACTIONS))}(?=\s+\w))"
+)
+# "Isn't it?" can't be written out in place: "Is not it?" is not English.
+_INVERTED = r"(?<=n['’]t)\s+(?:i|you|he|she|it|we|they|there|this|that)\b"
+_EXTENDABLE = rf"(?<![\w'’-]){_alternatives(list(EXTENSIONS))}(?![\w'’-])(?!{_INVERTED})"
+
+FIRST_NAMES = (
+    "James John Robert Michael William David Richard Joseph Thomas Charles Mary Patricia Jennifer Linda Elizabeth "
+    "Barbara Susan Jessica Sarah Karen Peter Paul George Frank Jack Tom Steve Kevin Brian Mark Anna Emma Julia Laura "
+    "Helen Alice Jane Kate Lucy Nancy Tony Bruce Chris Daniel Harry Henry Martin Simon Walter Arnold"
+).split()
+PLACE_NAMES = (
+    "London Paris Berlin Rome Madrid Tokyo Vienna Chicago Boston Dallas Seattle Houston Toronto Sydney Moscow Dublin "
+    "America England France Germany Italy Spain Japan China India Canada Mexico Brazil Russia Ireland"
+).split()
+# A number that is part of a rating carries sentiment, so changing it would not be neutral.
+_NEUTRAL_NUMBER = (
+    r"(?<![\w.,/$%-])\d{1,4}(?![\w%/-]|[.,]\d|\s*(?:/|(?:out\s+)?of\s+\d|stars?\b|points?\b))"
+    r"(?<!out of \d)(?<!out of \d\d)(?<!out of \d\d\d)"
+)
+
+_ANTONYM_PAIRS = (
+    "good bad, great terrible, best worst, better worse, love hate, loved hated, loves hates, liked disliked, "
+    "likes dislikes, wonderful awful, excellent horrible, brilliant stupid, beautiful ugly, amazing appalling, "
+    "interesting boring, exciting dull, funny unfunny, enjoyable tedious, enjoyed endured, perfect flawed, "
+    "perfectly poorly, superb dreadful, fantastic abysmal, impressive unimpressive, strong weak, fresh stale, "
+    "believable implausible, original unoriginal, clever silly, talented talentless, memorable forgettable, "
+    "delicious disgusting, friendly rude, clean dirty, fast slow, happy unhappy, pleasant unpleasant, fun tiresome, "
+    "recommend condemn, recommended condemned, masterpiece disaster, success failure, succeeds fails"
+)
+ANTONYMS = {
+    word: opposite for pair in _ANTONYM_PAIRS.split(", ") for word, opposite in (pair.split(), reversed(pair.split()))
+}
+_NEGATABLE = r"\b(?:is|are|was|were)\b(?=\s+\w)(?!\s+not\b)"
+_NEGATED = r"\b(?:is|are|was|were|do|does|did|have|has|had|would|could|should)(?:\s+not\b|n['’]t\b)"
 
 
-def extend(old: str, drawn: int) -> str:
-    """A contraction written out; the pronoun I keeps its capital: "I'm" is no text in capitals."""
-    new = from_table(EXTENSIONS)(old, drawn)
-    return new if sum(map(str.isupper, old)) > 1 or not old[0].isupper() else new[0] + new[1:].lower()
+# ---------------------------------------------------------------- changes of the whole text
 
 
-# ---------------------------------------------------------------- larger changes
+def _drop_words(text: str, amount: float, draws: Draws) -> str:
+    """Chosen words are removed, each with the white space before it."""
+    spans = [match.span() for match in re.finditer(rf"(?:(?<=\S)\s+)?{_WORD}", text)]
+    rest = replace_spans(text, spans, {index: "" for index, _ in _choose(amount, len(spans), draws)})
+    return rest if text[:1].isspace() else rest.lstrip()
 
 
-def drop_words(text: str, amount: float, draws: Draws, limits: Limits) -> str:
-    """Chosen words go, each with the white space before it."""
-    spans = [match.span() for match in re.finditer(rf"(?:(?<=\S)\s+)?{ONE_WORD}", text)]
-    found = replace_spans(text, spans, {number: "" for number, _ in choose(amount, len(spans), draws)})
-    return found if text[:1].isspace() else found.lstrip()
-
-
-def shuffle_words(text: str, amount: float, draws: Draws, limits: Limits) -> str:
-    """Chosen words move to each other's places, none stays; a single one has nowhere to go."""
+def _shuffle_words(text: str, amount: float, draws: Draws) -> str:
+    """Chosen words move to each other's positions and none keeps its own, unless only one is chosen."""
     spans = [match.span() for match in WORD.finditer(text)]
-    chosen = list(choose(amount, len(spans), draws))
-    # In a random order each takes the next one's word: a cycle through all of them.
-    order = [number for number, _ in sorted(chosen, key=lambda pair: pair[1])]
-    taken = dict(zip(order, [*order[1:], *order[:1]], strict=True))
-    return replace_spans(text, spans, {number: text[slice(*spans[taken[number]])] for number, _ in chosen})
+    chosen = list(_choose(amount, len(spans), draws))
+    # In a random order each position gets the word of the next one: a cycle through all of them.
+    order = [index for index, _ in sorted(chosen, key=lambda pair: pair[1])]
+    source = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return replace_spans(text, spans, {index: text[slice(*spans[source[index]])] for index, _ in chosen})
 
 
-def truncate(front: bool) -> Callable[[str, float, Draws, Limits], str]:
-    """The first or the last words go, with all that stands before or after them."""
+def _truncate(front: bool) -> Change:
+    """The first or the last words are removed, with everything before or after them."""
 
-    def apply(text: str, amount: float, draws: Draws, limits: Limits) -> str:
+    def apply(text: str, amount: float, draws: Draws) -> str:
         spans = [match.span() for match in WORD.finditer(text)]
-        count = how_many(amount, len(spans))
-        if not count:
+        num_removed = _num_changed(amount, len(spans))
+        if not num_removed:
             return text
-        if count == len(spans):
+        if num_removed == len(spans):
             return ""
-        return text[spans[count][0] :] if front else text[: spans[-count - 1][1]]
+        return text[spans[num_removed][0] :] if front else text[: spans[-num_removed - 1][1]]
 
     return apply
 
 
-def add_sentences(sentences: Sequence[str], front: bool) -> Callable[[str, float, Draws, Limits], str]:
-    """Chosen ones of the sentences stand before or after the text, in their order."""
+def _add_sentences(sentences: Sequence[str], front: bool) -> Change:
+    """Chosen sentences, in their order, before or after the text."""
 
-    def apply(text: str, amount: float, draws: Draws, limits: Limits) -> str:
-        chosen = [sentences[number] for number, _ in choose(amount, len(sentences), draws)]
+    def apply(text: str, amount: float, draws: Draws) -> str:
+        chosen = [sentences[index] for index, _ in _choose(amount, len(sentences), draws)]
         if not chosen:
             return text
         return " ".join([*chosen, text] if front else [text, *chosen]) if text else " ".join(chosen)
@@ -446,239 +463,180 @@ NEUTRAL = (
 )
 PRAISE = ("All in all, I loved it.", "It was wonderful.", "I recommend it to everyone.", "Simply excellent.")
 BLAME = ("All in all, I hated it.", "It was terrible.", "I recommend it to nobody.", "Simply awful.")
-FIRST_NAMES = (
-    "James John Robert Michael William David Richard Joseph Thomas Charles Mary Patricia Jennifer Linda Elizabeth "
-    "Barbara Susan Jessica Sarah Karen Peter Paul George Frank Jack Tom Steve Kevin Brian Mark Anna Emma Julia Laura "
-    "Helen Alice Jane Kate Lucy Nancy Tony Bruce Chris Daniel Harry Henry Martin Simon Walter Arnold"
-).split()
-PLACES = (
-    "London Paris Berlin Rome Madrid Tokyo Vienna Chicago Boston Dallas Seattle Houston Toronto Sydney Moscow Dublin "
-    "America England France Germany Italy Spain Japan China India Canada Mexico Brazil Russia Ireland"
-).split()
-# A number that is part of a rating carries the sentiment, and so is no neutral thing to change.
-NUMBER = (
-    r"(?<![\w.,/$%-])\d{1,4}(?![\w%/-]|[.,]\d|\s*(?:/|(?:out\s+)?of\s+\d|stars?\b|points?\b))"
-    r"(?<!out of \d)(?<!out of \d\d)(?<!out of \d\d\d)"
-)
 
 
-def other_of(groups: Sequence[Sequence[str]]) -> Callable[[str, int], str]:
-    """Another member of a word's group."""
+# ---------------------------------------------------------------- the perturbations
 
-    def change(old: str, drawn: int) -> str:
-        others = next([other for other in group if other != old] for group in groups if old in group)
-        return others[drawn % len(others)]
-
-    return change
-
-
-def other_number(old: str, drawn: int) -> str:
-    """A number of as many digits, without a leading zero."""
-    low, high = (10 ** (len(old) - 1), 10 ** len(old)) if len(old) > 1 else (0, 10)
-    others = high - low - (low <= int(old) < high)
-    found = low + drawn % others
-    return str(found + (low <= int(old) <= found))
-
-
-ANTONYM_PAIRS = (
-    "good bad, great terrible, best worst, better worse, love hate, loved hated, loves hates, liked disliked, "
-    "likes dislikes, wonderful awful, excellent horrible, brilliant stupid, beautiful ugly, amazing appalling, "
-    "interesting boring, exciting dull, funny unfunny, enjoyable tedious, enjoyed endured, perfect flawed, "
-    "perfectly poorly, superb dreadful, fantastic abysmal, impressive unimpressive, strong weak, fresh stale, "
-    "believable implausible, original unoriginal, clever silly, talented talentless, memorable forgettable, "
-    "delicious disgusting, friendly rude, clean dirty, fast slow, happy unhappy, pleasant unpleasant, fun tiresome, "
-    "recommend condemn, recommended condemned, masterpiece disaster, success failure, succeeds fails"
-)
-ANTONYMS = {}
-for pair in ANTONYM_PAIRS.split(", "):
-    one, other = pair.split()
-    ANTONYMS |= {one: other, other: one}
-NEGATABLE = r"\b(?:is|are|was|were)\b(?=\s+\w)(?!\s+not\b)"
-NEGATED = r"\b(?:is|are|was|were|do|does|did|have|has|had|would|could|should)(?:\s+not\b|n['’]t\b)"
-STOP_WORDS = frozenset(
-    "a about after all also am an and any are as at be because been before being but by can could did do does down "
-    "for from had has have he her here hers him his how i if in into is it its just me more most my no nor not of off "
-    "on once only or other our out over own same she should so some such than that the their them then there these "
-    "they this those through to too under until up very was we were what when where which while who whom why will "
-    "with would you your".split()
-)
-
-_NAME_GROUPS = (FIRST_NAMES, PLACES)
 _ALL = (
     Perturbation(
         "contraction",
-        "swap",
-        "Two words become one: do not -> don't. Eligible: the pairs of `CONTRACTIONS`, with white space only between "
-        "their words; it is -> it's where a word follows. Keeps the case of a sentence's first word. TextAttack looks "
-        "at its list of words, between which punctuation may have stood.",
-        span_change(matches(CONTRACTION), from_table(CONTRACTIONS)),
+        "word_edit",
+        "Two words become one: do not -> don't. Eligible: the pairs of `CONTRACTIONS`, with only white space between "
+        "their words; it is -> it's where a word follows. Keeps the case of a sentence's first word. TextAttack "
+        "searches its list of words, between which there may have been punctuation.",
+        _span_change(_matches(_CONTRACTIBLE), _from_table(CONTRACTIONS)),
     ),
     Perturbation(
         "extension",
-        "swap",
+        "word_edit",
         "A contraction is written out: don't -> do not, can't -> cannot. The inverse of contraction; 's and 'd, which "
-        "can stand for two words each, become is and would; n't before a pronoun (isn't it?) is left.",
-        span_change(matches(EXTENSION), extend),
+        "can stand for two words each, become is and would; n't before a pronoun (isn't it?) is not eligible.",
+        _span_change(_matches(_EXTENDABLE), _written_out),
     ),
     Perturbation(
         "homoglyph",
-        "swap",
+        "word_edit",
         "A letter becomes one of another script that looks alike: a -> Cyrillic а. Eligible: words with a letter of "
-        "`HOMOGLYPHS`, capitals too; the place is drawn among those letters.",
-        letter_swap(in_table(HOMOGLYPHS, lower=False), homoglyph_edit),
+        "`HOMOGLYPHS`, capitals included; the position is drawn among those letters.",
+        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), _homoglyph),
     ),
     Perturbation(
         "swap",
-        "swap",
+        "word_edit",
         "Two neighbouring letters change places: good -> godo. Eligible: words with two neighbours that differ; the "
-        "place is drawn among those pairs, so that the word always changes.",
-        letter_swap(swappable, swap_edit),
+        "position is drawn among those pairs, so that the word always changes.",
+        _letter_edit(_swappable_positions, _swap),
     ),
     Perturbation(
         "qwerty",
-        "swap",
-        "A letter becomes one beside it on a QWERTY keyboard, in its case. Neighbours are mutual: q is beside w, and w "
+        "word_edit",
+        "A letter becomes a neighbour on a QWERTY keyboard, in its case. Neighbours are mutual: q is beside w, and w "
         "beside q. Eligible: words with a letter from a to z.",
-        letter_swap(in_table(QWERTY, lower=True), qwerty_edit),
+        _letter_edit(_positions_in_table(QWERTY, ignore_case=True), _qwerty),
     ),
     Perturbation(
         "deletion",
-        "swap",
-        "A letter goes. Eligible: words of at least two letters, so that no word goes whole.",
-        letter_swap(deletable, deletion_edit),
+        "word_edit",
+        "A letter is removed. Eligible: words of at least two letters, so that no word is removed whole.",
+        _letter_edit(_deletable_positions, _deletion),
     ),
     Perturbation(
         "insertion",
-        "swap",
-        "A random letter comes in, before, between or after the others (TextAttack: never after the last). Eligible: "
+        "word_edit",
+        "A random letter is inserted before, between or after the others (TextAttack: never after the last). Eligible: "
         "words with a letter.",
-        letter_swap(insertable, insertion_edit),
+        _letter_edit(_insertable_positions, _insertion),
     ),
     Perturbation(
         "substitution",
-        "swap",
+        "word_edit",
         "A letter becomes another one from a to z, in its case. Eligible: words with a letter.",
-        letter_swap(letters_of, substitution_edit),
+        _letter_edit(_letter_positions, _substitution),
     ),
     Perturbation(
         "uppercase",
         "invariance",
-        "Words in capitals. Eligible: words that this changes.",
-        span_change(words_that(str.upper), lambda word, drawn: word.upper()),
+        "Words in upper case. Eligible: words that this changes.",
+        _span_change(_words_changed_by(str.upper), lambda word, random: word.upper()),
     ),
     Perturbation(
         "lowercase",
         "invariance",
-        "Words in small letters. Eligible: words that this changes.",
-        span_change(words_that(str.lower), lambda word, drawn: word.lower()),
+        "Words in lower case. Eligible: words that this changes.",
+        _span_change(_words_changed_by(str.lower), lambda word, random: word.lower()),
     ),
     Perturbation(
         "punctuation",
         "invariance",
-        "Signs go. Eligible: every sign that is no letter, digit or white space and stands outside a word.",
-        span_change(
-            lambda text: [m.span() for m in re.finditer(rf"{ONE_WORD}|([^\w\s])", text) if m.group(1)],
-            lambda sign, drawn: "",
-        ),
+        "Punctuation is removed. Eligible: every sign outside a word that is not a letter, digit or white space.",
+        _span_change(_punctuation, lambda sign, random: ""),
     ),
     Perturbation(
         "spaces",
         "invariance",
-        "White space becomes two to four blanks more. Eligible: every run of white space.",
-        span_change(matches(r"\s+"), lambda gap, drawn: gap + " " * (2 + drawn % 3)),
+        "White space grows by two to four blanks. Eligible: every run of white space.",
+        _span_change(_matches(r"\s+"), lambda gap, random: gap + " " * (2 + random % 3)),
     ),
     Perturbation(
         "joined",
         "invariance",
         "Two words are written as one. Eligible: every run of white space between two words.",
-        span_change(matches(r"(?<=\w)\s+(?=\w)"), lambda gap, drawn: ""),
+        _span_change(_matches(r"(?<=\w)\s+(?=\w)"), lambda gap, random: ""),
     ),
     Perturbation(
         "repetition",
         "invariance",
-        "A letter comes two to four times: goood. Eligible: words with a letter.",
-        letter_swap(letters_of, repeat_edit),
+        "A letter appears two to four times: goood. Eligible: words with a letter.",
+        _letter_edit(_letter_positions, _repetition),
     ),
-    Perturbation("dropped", "invariance", "Words go, with the white space before them.", drop_words),
+    Perturbation("dropped", "invariance", "Words are removed, with the white space before them.", _drop_words),
     Perturbation(
         "shuffled",
         "invariance",
-        "Words move to each other's places. Counted are places: at two or more each chosen place gets another's word.",
-        shuffle_words,
+        "Words move to each other's positions. Eligible: every word; if at least two are chosen, none keeps its own.",
+        _shuffle_words,
     ),
     Perturbation(
         "distractor_front",
         "invariance",
-        "Neutral sentences in front. Eligible: the four of `NEUTRAL`.",
-        add_sentences(NEUTRAL, front=True),
+        "Neutral sentences before the text. Eligible: the four of `NEUTRAL`.",
+        _add_sentences(NEUTRAL, front=True),
     ),
     Perturbation(
         "distractor_end",
         "invariance",
-        "Neutral sentences at the end. Eligible: the four of `NEUTRAL`.",
-        add_sentences(NEUTRAL, front=False),
+        "Neutral sentences after the text. Eligible: the four of `NEUTRAL`.",
+        _add_sentences(NEUTRAL, front=False),
     ),
     Perturbation(
         "names",
         "invariance",
-        "First names and places become others. Eligible: those of `FIRST_NAMES` and `PLACES`, with their capital.",
-        span_change(matches(rf"\b(?:{'|'.join([*FIRST_NAMES, *PLACES])})\b", 0), other_of(_NAME_GROUPS)),
+        "First names and places become others. Eligible: those of `FIRST_NAMES` and `PLACE_NAMES`, with their capital.",
+        _span_change(
+            _matches(rf"\b(?:{'|'.join([*FIRST_NAMES, *PLACE_NAMES])})\b", 0), _other_of((FIRST_NAMES, PLACE_NAMES))
+        ),
     ),
     Perturbation(
         "numbers",
         "invariance",
-        "Numbers become others of as many digits. Eligible: whole numbers of up to four digits that are no part of a "
+        "Numbers become others of as many digits. Eligible: whole numbers of up to four digits that are not part of a "
         "rating such as 7/10 or 3 out of 5.",
-        span_change(matches(NUMBER), other_number),
+        _span_change(_matches(_NEUTRAL_NUMBER), _other_number),
     ),
     Perturbation(
         "negation_added",
         "directional",
-        "was good -> was not good. Eligible: is, are, was and were before a word that is not `not`.",
-        span_change(matches(NEGATABLE), lambda verb, drawn: verb + (" NOT" if verb.isupper() else " not")),
+        "was good -> was not good. Eligible: is, are, was and were before a word other than `not`.",
+        _span_change(_matches(_NEGATABLE), lambda verb, random: verb + (" NOT" if verb.isupper() else " not")),
     ),
     Perturbation(
         "negation_removed",
         "directional",
         "was not good -> was good, didn't -> did. Eligible: a verb with not or n't.",
-        span_change(matches(NEGATED), lambda verb, drawn: re.sub(r"(?i)(\s+not|n['’]t)$", "", verb)),
+        _span_change(_matches(_NEGATED), lambda verb, random: re.sub(r"(?i)(\s+not|n['’]t)$", "", verb)),
     ),
     Perturbation(
         "antonym",
         "directional",
         "A sentiment word becomes its opposite, in its case. Eligible: the words of `ANTONYMS`.",
-        span_change(matches(rf"\b{alternatives(list(ANTONYMS))}\b(?!['’-]\w)"), from_table(ANTONYMS)),
+        _span_change(_matches(rf"\b{_alternatives(list(ANTONYMS))}\b(?!['’-]\w)"), _from_table(ANTONYMS)),
     ),
     Perturbation(
         "praise",
         "directional",
-        "Sentences of praise at the end. Eligible: the four of `PRAISE`.",
-        add_sentences(PRAISE, front=False),
+        "Sentences of praise after the text. Eligible: the four of `PRAISE`.",
+        _add_sentences(PRAISE, front=False),
         expects=1,
     ),
     Perturbation(
         "blame",
         "directional",
-        "Sentences of blame at the end. Eligible: the four of `BLAME`.",
-        add_sentences(BLAME, front=False),
+        "Sentences of blame after the text. Eligible: the four of `BLAME`.",
+        _add_sentences(BLAME, front=False),
         expects=0,
     ),
-    Perturbation("truncated_front", "truncation", "The first words go.", truncate(front=True)),
-    Perturbation("truncated_end", "truncation", "The last words go.", truncate(front=False)),
+    Perturbation("truncated_front", "truncation", "The first words are removed.", _truncate(front=True)),
+    Perturbation("truncated_end", "truncation", "The last words are removed.", _truncate(front=False)),
     Perturbation(
         "unknown",
         "control",
-        "The words that homoglyph would change become the tokenizer's [UNK]: what a homoglyph costs if it only makes "
-        "the word unknown.",
-        letter_swap(in_table(HOMOGLYPHS, lower=False), lambda word, place, drawn: "[UNK]"),
+        "The words that homoglyph changes with the same seed and amount become the tokenizer's [UNK] instead: the "
+        "control that tells the effect of look-alike letters from that of unknown words.",
+        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: "[UNK]"),
         stream="homoglyph",
     ),
 )
 PERTURBATIONS = {perturbation.name: perturbation for perturbation in _ALL}
-EIGHT = tuple(perturbation.name for perturbation in _ALL if perturbation.kind == "swap")
-
-
-if __name__ == "__main__":
-    from analysis.robustness import main
-
-    sys.exit(main())
+WORD_EDITS = tuple(perturbation.name for perturbation in _ALL if perturbation.kind == "word_edit")
+# The typos among them.
+LETTER_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution")

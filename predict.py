@@ -1,4 +1,4 @@
-"""Labels and probabilities for reviews, by a trained model.
+"""Labels and probabilities for new reviews, by the model that a run has kept.
 
 python predict.py RUN_DIR reviews.csv --output predictions.csv
 python predict.py RUN_DIR --text "The food was great."
@@ -11,12 +11,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from config import InputError
-from data import clean, evaluation_batches, pad, read_texts
-from models import ReviewClassifier, load_model
+from data import TokenizedTexts, clean, read_texts
+from models import load_model
+from training.command import run_command
 from training.device import pick_device
+from training.evaluation import predict_logits
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status of `run_command`."""
+    parser = argparse.ArgumentParser(description="Label reviews with a trained model: 0 negative, 1 positive.")
+    parser.add_argument("run_dir", type=Path, help="folder of a run, such as logs/quick/4_lstm_attention")
+    parser.add_argument("reviews", type=Path, nargs="?", help="CSV, JSON, JSONL or Parquet with a column text")
+    parser.add_argument("--output", type=Path, help="CSV to write: label,probability of positive, a row a review")
+    parser.add_argument("--text", help="label this one review, and print the result")
+    options = parser.parse_args(arguments)
+    if (options.text is None) == (options.reviews is None):
+        parser.error("give either a file of reviews or --text")
+    if options.reviews is not None and options.output is None:
+        parser.error("a file of reviews needs --output FILE.csv")
+    if options.text is not None:
+        return run_command(lambda: _write(sys.stdout, predict(options.run_dir, [options.text])))
+    return run_command(lambda: _label_file(options.run_dir, options.reviews, options.output))
 
 
 def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
@@ -33,56 +51,62 @@ def predict(run_dir: str | Path, texts: Sequence[str], batch_size: int = 64) -> 
     Raises:
         InputError: the folder holds no model.
     """
-    run_dir = Path(run_dir)
-    device = pick_device("auto")
-    model, tokenizer, max_length = load_model(run_dir / "best" if (run_dir / "best").is_dir() else run_dir)
-    model.to(device)
-    cleaned = [clean(text) for text in texts]
-    tokens = tokenizer(cleaned, truncation=True, max_length=max_length)["input_ids"] if cleaned else []
-    return predict_tokens(model, tokens, device, batch_size)
+    model = TrainedModel(run_dir)
+    return model.probabilities([clean(text) for text in texts], batch_size)
 
 
-@torch.inference_mode()
-def predict_tokens(
-    model: ReviewClassifier, tokens: Sequence[Sequence[int]], device: torch.device, batch_size: int = 64
-) -> np.ndarray:
-    """The probability of each tokenised text being positive, (n,) float64, in their order; batched by length."""
-    probabilities = np.empty(len(tokens))
-    for indices in evaluation_batches(np.array([len(ids) for ids in tokens]), batch_size):
-        chosen = [tokens[i] for i in indices]
-        offsets = np.cumsum([0] + [len(ids) for ids in chosen])
-        batch = {name: tensor.to(device) for name, tensor in pad(offsets, np.concatenate(chosen)).items()}
-        probabilities[indices] = model(**batch).logits.double().softmax(dim=1)[:, 1].cpu().numpy()
-    return probabilities
+def predicted_labels(probabilities: np.ndarray) -> np.ndarray:
+    """(n,) 0/1 from the probabilities of positive: positive from one half on."""
+    return (probabilities >= 0.5).astype(np.int64)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(description="Label reviews with a trained model: 0 negative, 1 positive.")
-    parser.add_argument("run_dir", type=Path, help="folder of a run, such as logs/quick/4_lstm_attention")
-    parser.add_argument("reviews", type=Path, nargs="?", help="CSV, JSON, JSONL or Parquet with a column text")
-    parser.add_argument("--output", type=Path, help="CSV to write: label,probability of positive, a row a review")
-    parser.add_argument("--text", help="label this one review, and print the result")
-    options = parser.parse_args(arguments)
-    if (options.text is None) == (options.reviews is None):
-        parser.error("give either a file of reviews or --text")
-    if options.reviews is not None and options.output is None:
-        parser.error("a file of reviews needs --output FILE.csv")
-    try:
-        texts = [options.text] if options.reviews is None else read_texts(options.reviews)
-        probabilities = predict(options.run_dir, texts)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    rows = [(int(probability >= 0.5), f"{probability:.6f}") for probability in probabilities]
-    if options.reviews is None:
-        print("label,probability", ",".join(map(str, rows[0])), sep="\n")
-        return 0
-    with options.output.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label", "probability"])
-        writer.writerows(rows)
-    return 0
+class TrainedModel:
+    """The classifier that a run has kept, with its tokenizer, ready to predict.
+
+    Args:
+        run_dir: a run's folder, or a folder of `models.save_model`.
+
+    Raises:
+        InputError: the folder holds no model.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        run_dir = Path(run_dir)
+        best = run_dir / "best" if (run_dir / "best").is_dir() or not run_dir.is_dir() else run_dir
+        model, self.tokenizer, self.max_length = load_model(best)
+        self.device = pick_device("auto")
+        self.model = model.to(self.device)
+
+    def probabilities(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """The probability of positive of each cleaned text, (n,) float64, in their order."""
+        return self.probabilities_of_ids(self.token_ids(texts), batch_size)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, cut to `max_length` tokens; [CLS] and [SEP] alone for an empty text."""
+        texts = list(texts)
+        return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"] if texts else []
+
+    def probabilities_of_ids(self, ids: Sequence[Sequence[int]], batch_size: int = 64) -> np.ndarray:
+        """`probabilities` of texts that are tokenised already."""
+        logits = predict_logits(self.model, TokenizedTexts(ids), batch_size, self.device)
+        return logits.softmax(dim=1)[:, 1].numpy()
+
+
+def _label_file(run_dir: Path, reviews: Path, output: Path) -> None:
+    # Before the work rather than after it.
+    if output.is_dir() or not output.parent.is_dir():
+        raise InputError(f"--output {output}: expected a file in a folder that exists")
+    probabilities = predict(run_dir, read_texts(reviews))
+    with output.open("w", newline="") as file:
+        _write(file, probabilities)
+
+
+def _write(file, probabilities: np.ndarray) -> None:
+    """`label,probability` of each review as CSV."""
+    writer = csv.writer(file, lineterminator="\n" if file is sys.stdout else "\r\n")
+    writer.writerow(["label", "probability"])
+    for label, probability in zip(predicted_labels(probabilities), probabilities, strict=True):
+        writer.writerow([label, f"{probability:.6f}"])
 
 
 if __name__ == "__main__":

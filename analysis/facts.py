@@ -1,341 +1,255 @@
-"""What the logs bear: comparisons on the same reviews, seeds, cost and its frontier, how the curves behave.
+"""What the logs say in numbers: costs and accuracies of the runs, comparisons, seeds, memory, robustness, saliency.
 
-Everything here is computed from what runs have left (`summary.json`, `metrics.jsonl`, `test_predictions.csv`); the
-written report, README and the notebook take their numbers from `facts`.
+Everything is computed from what the commands left (`summary.json`, `metrics.jsonl`, `test_predictions.csv` and the
+JSON logs); the written report, README and the notebook take their numbers from `collect_facts`.
 """
 
-import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from scipy.stats import false_discovery_control, ttest_ind
+from analysis.comparisons import accuracies_by_seed, compare_pairs, seed_difference
+from analysis.logs import Run, identify, load_runs, read_predictions
+from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, share_interval
+from config import InputError, load_config, read_json
 
-from analysis.logs import Run, load_runs, read_predictions
-from analysis.statistics import mcnemar_p, paired_interval, share_interval
-from config import InputError, load_config
-
-GIB = 2**30
-SIGNIFICANT = 0.05
-# Asked of the report: each pair's later experiment against the one that it builds on.
-PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
-# How a verdict names what is no experiment.
-NAMES = {
-    "0": "the linear floor",
-    "0w": "the linear floor on whole reviews",
-    "8t": "8 with all layers trained",
-}
+BYTES_PER_GIB = 2**30
+# The pairs that the report asks about: each experiment against the one that it builds on.
+ASSIGNED_PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
+BASELINE_PAIRS = (("8t", "0"), ("0w", "0"))
+COST_KEYS = ("train_seconds", "steady_memory_bytes", "parameters")
+SUMMARY_KEYS = (
+    *("experiment", "architecture", "parameters", "train_accuracy", "best_validation_accuracy", "test_accuracy"),
+    *("train_seconds", "evaluation_seconds", "steady_memory_bytes", "seed", "device"),
+)
+ROBUSTNESS_KEYS = (
+    *("accuracy", "drop", "adjusted_p", "flip_rate", "probability_change"),
+    *("num_targeted", "share_lowered", "share_flipped"),
+)
 # Tokens at either end of a review that count as its beginning and its end.
-EDGE = 32
-COSTS = ("train_seconds", "steady_memory_bytes", "parameters")
+EDGE_TOKENS = 32
 
 
-# ---------------------------------------------------------------- predictions
+def collect_facts(folder: Path, memory: Path) -> dict:
+    """All that the report says in numbers, as JSON.
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs on the same reviews; accuracies are shares.
-
-    `difference` is that of `first` less that of `second`, with a 95% interval (`paired_interval`); `p` is McNemar's,
-    `adjusted_p` after Benjamini and Hochberg's correction over all comparisons of a report.
-    """
-
-    first: str
-    second: str
-    reviews: int
-    difference: float
-    low: float
-    high: float
-    p: float
-    adjusted_p: float = 1.0
-
-    @property
-    def shown(self) -> bool:
-        """Whether a difference is shown at all."""
-        return self.adjusted_p < SIGNIFICANT
-
-    def verdict(self, names: dict[str, str] | None = None) -> str:
-        """The comparison in a sentence, whichever way it came out."""
-        first, second = ((names or {}).get(key, f"experiment {key}") for key in (self.first, self.second))
-        points = (
-            f"95% interval {100 * self.low:+.1f} to {100 * self.high:+.1f}, adjusted p {p_text(self.adjusted_p)}, "
-            f"{self.reviews:,} test reviews"
-        )
-        if not self.shown:
-            return (
-                f"no difference between {first} and {second} is shown ({100 * self.difference:+.1f} points; {points})"
-            )
-        way = "ahead of" if self.difference > 0 else "behind"
-        return f"{first} is {way} {second} by {abs(100 * self.difference):.1f} points ({points})"
-
-
-def p_text(p: float) -> str:
-    """`0.034`, or `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def compare_runs(first: Run, second: Run) -> Comparison:
-    """A paired comparison on the test split.
+    Args:
+        folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
+            `trials/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
+        memory: the log of benchmarks/memory.py.
 
     Raises:
-        InputError: the runs were tested on different reviews.
+        InputError: a log that is needed is missing or can't be read, or two runs can't be told apart.
     """
-    one, other = (read_predictions(run.folder / "test_predictions.csv") for run in (first, second))
-    if not (np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])):
-        raise InputError(f"{first.folder} and {second.folder} were tested on different reviews: nothing to pair")
-    a, b = (((p >= 0.5) == labels) for _, labels, p in (one, other))
-    won, lost = int((a & ~b).sum()), int((~a & b).sum())
-    low, high = paired_interval(won, lost, len(a))
-    return Comparison(first.key, second.key, len(a), (won - lost) / len(a), low, high, mcnemar_p(won, lost))
-
-
-def compare_all(runs: dict[str, Run], pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
-    """`"4-3"` -> comparison, for the pairs of which both are there, p corrected over all of them."""
-    found = [compare_runs(runs[a], runs[b]) for a, b in dict.fromkeys(pairs) if a in runs and b in runs]
-    adjusted = false_discovery_control([c.p for c in found]) if found else []
-    return {
-        f"{c.first}-{c.second}": Comparison(**{**asdict(c), "adjusted_p": float(p)})
-        for c, p in zip(found, adjusted, strict=True)
+    runs = load_runs(folder / "imdb")
+    comparison = describe(runs)
+    seeds = accuracies_by_seed([*runs, *_load_optional(folder / "seeds")])
+    pairs = [(row["first"], row["second"]) for row in comparison["comparisons"].values()]
+    facts = {
+        **comparison,
+        "seeds": seeds,
+        "seed_differences": {
+            f"{first}-{second}": seed_difference(seeds[first], seeds[second])
+            for first, second in pairs
+            if first in seeds and second in seeds
+        },
+        "memory": read_json(memory)["rows"],
+        "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
+        "trials": [trial_facts(run) for run in _load_optional(folder / "trials")],
+        "yelp": {name: run_facts(run) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
     }
-
-
-# ---------------------------------------------------------------- one run
-
-
-def curve_facts(run: Run) -> dict:
-    """How a learning curve behaves: loss regained after its minimum (nats), gap between training and validation
-    accuracy at the end, largest fall of validation accuracy between two evaluations, whether the end was the best."""
-    losses = [line["validation_loss"] for line in run.metrics]
-    accuracies = [line["validation_accuracy"] for line in run.metrics]
-    falls = [before - after for before, after in zip(accuracies, accuracies[1:], strict=False)]
-    return {
-        "loss_regained": losses[-1] - min(losses),
-        "gap": run.metrics[-1]["train_accuracy"] - accuracies[-1],
-        "largest_fall": max([0.0, *falls]),
-        "best_at_share": run.summary["best_validation_step"] / run.metrics[-1]["step"],
-        "first_accuracy": accuracies[0],
-        "evaluations": len(accuracies),
-    }
-
-
-def run_facts(run: Run) -> dict:
-    """The figures of one run that a report speaks of."""
-    summary = run.summary
-    _, labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
-    hits = (probabilities >= 0.5) == labels
-    keys = (
-        *("experiment", "name", "architecture", "parameters", "train_accuracy", "best_validation_accuracy"),
-        *("test_accuracy", "train_seconds", "evaluation_seconds", "steady_memory_bytes", "seed", "device"),
-    )
-    return {
-        "key": run.key,
-        **{key: summary[key] for key in keys},
-        "epochs": summary.get("epochs"),
-        "reviews": {split: summary["data"][split] for split in ("train", "validation", "test")},
-        "test_interval": share_interval(int(hits.sum()), len(hits)),
-        **(curve_facts(run) if run.summary["experiment"] else {}),
-    }
-
-
-def frontier(found: Sequence[dict], cost: str) -> list[str]:
-    """Keys of the runs that none beats in validation accuracy at no more cost, cheapest first."""
-    ordered = sorted(found, key=lambda facts: (facts[cost], -facts["best_validation_accuracy"]))
-    keys, best = [], -1.0
-    for facts in ordered:
-        if facts["best_validation_accuracy"] > best:
-            keys.append(facts["key"])
-            best = facts["best_validation_accuracy"]
-    return keys
-
-
-# ---------------------------------------------------------------- seeds
-
-
-def seed_facts(runs: Sequence[Run]) -> dict[str, dict]:
-    """By experiment: accuracies of its seeds and their standard deviation; experiments with one seed are left out."""
-    found = {}
-    for key in dict.fromkeys(run.key for run in runs):
-        same = [run for run in runs if run.key == key]
-        if len({run.summary["seed"] for run in same}) > 1:
-            test = [run.summary["test_accuracy"] for run in same]
-            validation = [run.summary["best_validation_accuracy"] for run in same]
-            found[key] = {
-                "seeds": [run.summary["seed"] for run in same],
-                "test": test,
-                "validation": validation,
-                "test_mean": float(np.mean(test)),
-                "test_deviation": float(np.std(test, ddof=1)),
-            }
-    return found
-
-
-def seeds_apart(first: dict, second: dict) -> dict:
-    """Whether two experiments differ by more than their seeds: Welch's interval of the difference of means."""
-    result = ttest_ind(first["test"], second["test"], equal_var=False)
-    interval = result.confidence_interval(0.95)
-    return {
-        "difference": first["test_mean"] - second["test_mean"],
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "p": float(result.pvalue),
-    }
-
-
-# ---------------------------------------------------------------- all of it
+    if (folder / "transfer.json").is_file():
+        facts["transfer"] = read_json(folder / "transfer.json")
+    if (folder / "saliency.json").is_file():
+        facts["saliency"] = saliency_facts(read_json(folder / "saliency.json"))
+    return facts
 
 
 def describe(runs: Sequence[Run]) -> dict:
-    """What the runs of one folder say: figures, ranking of the eight, comparisons, frontiers (of variants too); the
-    floor where it is among them.
+    """What the runs of one folder say: metrics, ranking of the eight, comparisons, cost frontiers (variants included);
+    the linear baseline where it is among them.
 
     Raises:
-        InputError: predictions are missing, or the runs were tested on different reviews.
+        InputError: two runs share a key, none is of the eight, predictions are missing, or the runs were tested on
+            different reviews.
     """
-    by_key = {run.key: run for run in runs}
+    by_key = _one_run_per_key(runs)
+    if not any(run.is_assigned for run in runs):
+        raise InputError(f"{runs[0].folder.parent}: none of the eight experiments is among the runs; train one first")
     described = {key: run_facts(run) for key, run in by_key.items()}
-    neural = [d for d in described.values() if d["experiment"]]
-    eight = [described[run.key] for run in runs if run.is_assigned]
-    ranking = [d["key"] for d in sorted(eight, key=lambda d: -d["best_validation_accuracy"])]
-    scratch = [key for key in ranking if described[key]["experiment"] < 8]
-    pairs = [
-        *PAIRS,
-        *zip(ranking, ranking[1:2], strict=False),
-        ("8t", "8"),
-        (ranking[0], "0"),
-        ("8t", "0"),
-        ("0w", "0"),
-    ]
-    pairs += [(key, "0") for key in scratch[:1]]
+    neural = [metrics for metrics in described.values() if metrics["experiment"]]
+    assigned = [described[key] for key, run in by_key.items() if run.is_assigned]
+    ranking = [m["key"] for m in sorted(assigned, key=lambda m: -m["best_validation_accuracy"])]
+    from_scratch = [key for key in ranking if described[key]["experiment"] < 8]
+    names = {key: metrics["architecture"] for key, metrics in described.items()}
+    comparisons = compare_pairs(by_key, _report_pairs(ranking, from_scratch))
     return {
         "runs": described,
         "data": by_key[ranking[0]].summary["data"],
         "devices": sorted({run.summary["device"] for run in runs}),
         "ranking": ranking,
-        "best_scratch": next(iter(scratch), None),
-        "fastest": min(eight, key=lambda d: d["train_seconds"])["key"],
-        "smallest_gap": min(eight, key=lambda d: abs(d["gap"]))["key"],
+        "best_from_scratch": next(iter(from_scratch), None),
+        "fastest": min(assigned, key=lambda m: m["train_seconds"])["key"],
+        "smallest_gap": min(assigned, key=lambda m: abs(m["accuracy_gap"]))["key"],
         "comparisons": {
-            key: {**asdict(c), "shown": c.shown, "verdict": c.verdict(NAMES)}
-            for key, c in compare_all(by_key, pairs).items()
+            pair: {**asdict(c), "significant": c.is_significant, "verdict": c.verdict(names)}
+            for pair, c in comparisons.items()
         },
-        "frontiers": {cost: frontier(neural, cost) for cost in COSTS},
+        "frontiers": {cost: cost_frontier(neural, cost) for cost in COST_KEYS},
     }
 
 
-def facts(folder: Path, memory: Path) -> dict:
-    """All that the report says in numbers, as JSON.
+def run_facts(run: Run) -> dict:
+    """The metrics of one run that the report mentions."""
+    summary = run.summary
+    _, labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
+    return {
+        "key": run.key,
+        **{key: summary[key] for key in SUMMARY_KEYS},
+        "epochs": summary.get("epochs"),
+        "num_reviews": {split: summary["data"][split] for split in ("train", "validation", "test")},
+        "test_interval": share_interval(int(is_correct(probabilities, labels).sum()), len(labels)),
+        **(curve_facts(run) if summary["experiment"] else {}),
+    }
+
+
+def curve_facts(run: Run) -> dict:
+    """How a learning curve behaves.
+
+    Returns:
+        `validation_loss_rise` (nats): last validation loss minus its minimum. `accuracy_gap`: training minus validation
+        accuracy at the end. `largest_accuracy_drop`: of validation accuracy from one evaluation to the next.
+        `best_step_share`: share of the steps after which the best model was reached. Also the validation accuracy of
+        the first evaluation and the number of evaluations.
+    """
+    losses = [line["validation_loss"] for line in run.metrics]
+    accuracies = [line["validation_accuracy"] for line in run.metrics]
+    drops = [before - after for before, after in zip(accuracies, accuracies[1:], strict=False)]
+    return {
+        "validation_loss_rise": losses[-1] - min(losses),
+        "accuracy_gap": run.metrics[-1]["train_accuracy"] - accuracies[-1],
+        "largest_accuracy_drop": max([0.0, *drops]),
+        "best_step_share": run.summary["best_validation_step"] / run.metrics[-1]["step"],
+        "first_validation_accuracy": accuracies[0],
+        "num_evaluations": len(accuracies),
+    }
+
+
+def cost_frontier(described: Sequence[dict], cost: str) -> list[str]:
+    """Keys of the runs that no other beats in validation accuracy at the same cost or less, cheapest first.
 
     Args:
-        folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
-            `trials/`, `yelp_sample/`, `transfer.json` and `reach.json`.
-        memory: the rows of benchmarks/memory.py.
-
-    Raises:
-        InputError: a log that is needed is missing or can't be read.
+        described: metrics of runs, as from `run_facts`.
+        cost: one of `COST_KEYS`.
     """
-    runs = load_runs(folder / "imdb")
-    seeds = seed_facts([*runs, *load_optional(folder / "seeds")])
-    described = describe(runs)
-    pairs = [(c["first"], c["second"]) for c in described["comparisons"].values()]
-    found = {
-        **described,
-        "seeds": seeds,
-        "seeds_apart": {f"{a}-{b}": seeds_apart(seeds[a], seeds[b]) for a, b in pairs if a in seeds and b in seeds},
-        "memory": read_json(memory),
-        "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
-        "trials": [trial_facts(run) for run in load_optional(folder / "trials")],
-        "yelp": {run.key: run_facts(run) for run in load_optional(folder / "yelp_sample")},
+    ordered = sorted(described, key=lambda metrics: (metrics[cost], -metrics["best_validation_accuracy"]))
+    keys, best = [], -1.0
+    for metrics in ordered:
+        if metrics["best_validation_accuracy"] > best:
+            keys.append(metrics["key"])
+            best = metrics["best_validation_accuracy"]
+    return keys
+
+
+def robustness_facts(log: dict) -> dict:
+    """What a log of `analysis.robustness` says, by condition, amount and model.
+
+    Returns:
+        `drops` and `mechanisms` nested so, `controls` by amount and model, `attacks` by model, and of each condition,
+        in `examples`, the review whose probability changed most at the smallest amount.
+    """
+    drops, mechanisms, controls = {}, {}, {}
+    for row in log["rows"]:
+        entry = {key: row[key] for key in ROBUSTNESS_KEYS if key in row} | _named_interval(row)
+        entry["significant"] = row["adjusted_p"] < SIGNIFICANCE_LEVEL
+        drops.setdefault(row["condition"], {}).setdefault(f"{row['amount']:g}", {})[row["model"]] = entry
+    for row in log["mechanisms"]:
+        mechanisms.setdefault(row["condition"], {})[f"{row['amount']:g}"] = row
+    for row in log["controls"]:
+        controls.setdefault(f"{row['amount']:g}", {})[row["model"]] = row | _named_interval(row)
+    return {
+        "reviews": log["reviews"],
+        "models": {model["model"]: model for model in log["models"]},
+        "drops": drops,
+        "mechanisms": mechanisms,
+        "controls": controls,
+        "attacks": {attack["model"]: attack for attack in log["attacks"]},
+        "examples": _clearest_examples(log["examples"]),
     }
-    for name, read in (("transfer", lambda found: found), ("reach", reach_facts)):
-        if (folder / f"{name}.json").is_file():
-            found[name] = read(read_json(folder / f"{name}.json"))
-    return found
 
 
-def reach_facts(found: dict) -> dict:
-    """Of a log of `explain.py`: how many reviews, and by state and experiment the share of the pull on the label that
-    the last `EDGE` tokens have, and that of all between them and the first `EDGE`."""
-    return {"reviews": found["reviews"], "edge": EDGE} | {
-        state: {
-            key: {
-                "between": sum(pulls[state][EDGE:-EDGE]) / sum(pulls[state]),
-                "last": sum(pulls[state][-EDGE:]) / sum(pulls[state]),
-            }
-            for key, pulls in found["models"].items()
+def saliency_facts(log: dict) -> dict:
+    """What a log of `analysis.saliency` says: how many reviews, and by state and model the share of the saliency that
+    falls on the last `EDGE_TOKENS` tokens, and on those between them and the first `EDGE_TOKENS`."""
+
+    def shares(values: Sequence[float]) -> dict[str, float]:
+        return {
+            "between": sum(values[EDGE_TOKENS:-EDGE_TOKENS]) / sum(values),
+            "last": sum(values[-EDGE_TOKENS:]) / sum(values),
         }
+
+    return {"reviews": log["reviews"], "edge_tokens": EDGE_TOKENS} | {
+        state: {name: shares(model[state]) for name, model in log["models"].items()}
         for state in ("untrained", "trained")
     }
 
 
-def robustness_facts(found: dict) -> dict:
-    """What a log of `robustness.py` says, by condition, amount and experiment.
-
-    Returns:
-        `drops` and `mechanisms` nested so, `controls` by amount and experiment, `attacks` by experiment, and of each
-        condition, in `examples`, the review whose probability changed most at the smallest amount.
-    """
-    experiments = {model["model"]: str(model["experiment"]) for model in found["models"]}
-    drops, mechanisms, examples = {}, {}, {}
-    for row in found["rows"]:
-        keys = ("accuracy", "drop", "adjusted_p", "flip_rate", "probability_change", "asked", "moved", "turned")
-        entry = {key: row[key] for key in keys if key in row}
-        entry |= {"low": row["drop_interval"][0], "high": row["drop_interval"][1]}
-        entry["shown"] = row["adjusted_p"] < SIGNIFICANT
-        by_amount = drops.setdefault(row["condition"], {}).setdefault(f"{row['amount']:g}", {})
-        by_amount[experiments[row["model"]]] = entry
-    for row in found["mechanisms"]:
-        mechanisms.setdefault(row["condition"], {})[f"{row['amount']:g}"] = row
-    # Of little damage, which can be read, that with the largest effect.
-    for example in sorted(
-        found["examples"], key=lambda e: (e["amount"], -abs(e["probability_after"] - e["probability_before"]))
-    ):
-        examples.setdefault(example["condition"], example)
+def trial_facts(run: Run) -> dict:
+    """The settings of a trial at a small scale, and its validation accuracy."""
+    config = load_config(run.folder / "config.yaml")
     return {
-        "reviews": found["reviews"],
-        "models": {experiments[model["model"]]: model for model in found["models"]},
-        "drops": drops,
-        "mechanisms": mechanisms,
-        "controls": {
-            f"{row['amount']:g}": {
-                experiments[r["model"]]: {**r, "low": r["drop_interval"][0], "high": r["drop_interval"][1]}
-                for r in found["controls"]
-                if r["amount"] == row["amount"]
-            }
-            for row in found["controls"]
-        },
-        "attacks": {experiments[attack["model"]]: attack for attack in found["attacks"]},
-        "examples": examples,
+        "key": run.key,
+        "architecture": run.summary["architecture"],
+        "learning_rate": config.train.learning_rate,
+        "lr_scheduler": config.train.lr_scheduler,
+        "batch_size": config.train.batch_size,
+        "precision": config.train.precision,
+        "num_training_reviews": run.summary["data"]["train"],
+        "num_validation_reviews": run.summary["data"]["validation"],
+        "epochs": run.summary["epochs"],
+        "validation_accuracy": run.summary["best_validation_accuracy"],
     }
 
 
-def load_optional(folder: Path) -> list[Run]:
+def _one_run_per_key(runs: Sequence[Run]) -> dict[str, Run]:
+    """Runs by key; InputError where two share one."""
+    repeated = [key for key, count in Counter(run.key for run in runs).items() if count > 1]
+    if repeated:
+        folders = " and ".join(str(run.folder) for run in runs if run.key == repeated[0])
+        raise InputError(
+            f"{folders} are all runs of {repeated[0]}; the comparison takes one run of each: move further seeds to "
+            "another folder (for the written report: seeds/)"
+        )
+    return identify(runs)
+
+
+def _report_pairs(ranking: list[str], from_scratch: list[str]) -> list[tuple[str, str]]:
+    """The pairs that the report compares; the first of a pair is the one of which the sentence speaks."""
+    return [
+        *ASSIGNED_PAIRS,
+        *zip(ranking, ranking[1:2], strict=False),
+        ("8t", "8"),
+        (ranking[0], "0"),
+        *BASELINE_PAIRS,
+        *((key, "0") for key in from_scratch[:1]),
+    ]
+
+
+def _named_interval(row: dict) -> dict[str, float]:
+    return dict(zip(("low", "high"), row["drop_interval"], strict=True))
+
+
+def _clearest_examples(examples: Sequence[dict]) -> dict[str, dict]:
+    """By condition the example with the largest change at the smallest amount, whose text can still be read."""
+    clearest: dict[str, dict] = {}
+    for example in sorted(
+        examples, key=lambda e: (e["amount"], -abs(e["probability_after"] - e["probability_before"]))
+    ):
+        clearest.setdefault(example["condition"], example)
+    return clearest
+
+
+def _load_optional(folder: Path) -> list[Run]:
     """The runs of a folder, none where it is missing."""
     return load_runs(folder) if folder.is_dir() else []
-
-
-def trial_facts(run: Run) -> dict:
-    """What a trial at a small scale was of, and its validation accuracy."""
-    settings = asdict(load_config(run.folder / "config.yaml"))
-    return {
-        "name": run.summary["name"],
-        "key": run.key,
-        "learning_rate": settings["train"]["learning_rate"],
-        "schedule": settings["train"]["schedule"],
-        "batch_size": settings["train"]["batch_size"],
-        "precision": settings["train"]["precision"],
-        "train": run.summary["data"]["train"],
-        "validated_on": run.summary["data"]["validation"],
-        "epochs": run.summary["epochs"],
-        "validation": run.summary["best_validation_accuracy"],
-    }
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file that another command has written; raises InputError."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read ({error})") from None

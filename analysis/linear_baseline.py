@@ -1,21 +1,20 @@
-"""The floor beside the eight: logistic regression on bags of words, which costs seconds.
+"""The linear baseline beside the eight: TF-IDF + logistic regression, fitted in seconds.
 
-    python baseline.py                          # IMDB: logs/imdb/0_bag_of_words and logs/imdb/0w_bag_of_words_whole
-    python baseline.py profile=quick            # the reviews of another profile; run_dir=FOLDER/0 writes into FOLDER
+    python -m analysis.linear_baseline                  # IMDB, into logs/imdb
+    python -m analysis.linear_baseline profile=quick    # the reviews of another profile; run_dir=FOLDER/x: into FOLDER
 
-A review is the TF-IDF of its tokens and of its pairs of neighbouring tokens, once of the tokens that the eight read
-(`0_bag_of_words`), once of the whole review (`0w_bag_of_words_whole`). The strength of the regularisation is chosen on
-the validation split, the test split is read once, with the strength chosen.
+The features are the TF-IDF of a review's tokens and of its pairs of neighbouring tokens: once of the tokens that the
+eight read (`0_linear_baseline`), once of the whole review (`0w_linear_baseline_whole_reviews`). The regularisation is
+chosen on the validation split; the test split is read once, by the chosen model.
 """
 
 import argparse
 import json
 import logging
-import platform
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,106 +24,62 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-from config import Config, InputError, load_config
-from data import Reviews, load_reviews
-from training.checkpoint import write_text
+from config import Config, load_config
+from data import Reviews, load_reviews, write_text
+from predict import predicted_labels
+from training.command import run_command
 from training.device import MemoryMeter, device_name
-from training.run_folder import PREDICTIONS, RUN_FILES, write_predictions
+from training.run_folder import PREDICTIONS, RUN_FILES, write_predictions, write_summary
+from training.summary import build_summary
 
 log = logging.getLogger(__name__)
 
-STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+# Values of scikit-learn's C that are tried.
+INVERSE_REGULARISATIONS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 SPLITS = ("train", "validation", "test")
+# Key, name and architecture, by whether whole reviews are read.
+IDENTITIES = {
+    False: ("0", "linear_baseline", "linear baseline"),
+    True: ("0w", "linear_baseline_whole_reviews", "linear baseline, whole reviews"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(description="Linear floor on bags of words, on the reviews of a profile.")
+    """The command line; returns the exit status of `run_command`."""
+    parser = argparse.ArgumentParser(
+        description="Linear baseline: TF-IDF + logistic regression on the reviews of a profile."
+    )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as of train.py: profile=..., data....")
     settings = parser.parse_args(arguments).settings
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        config = load_config(None, settings)
-        reviews = load_reviews(config.data)
-        for whole in (False, True):
-            name = "bag_of_words_whole" if whole else "bag_of_words"
-            run_floor(config, reviews, whole, Path(config.run_dir).parent / f"{'0w' if whole else '0'}_{name}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: _run_both(settings))
 
 
-def run_floor(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -> dict:
-    """Fit, choose and test one floor, and write its run folder.
+def run_baseline(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -> dict:
+    """Fit, select and test one baseline, and write its run folder.
 
     Args:
         config: whose data and profile count.
         reviews: the splits.
-        whole: read the whole reviews; else the tokens that the eight read.
-        run_dir: gets what a run of `train.py` leaves, but for a model.
+        whole: read whole reviews; else the tokens that the eight read.
+        run_dir: gets what a run of `train.py` leaves, except a model.
 
     Returns:
         The summary.
     """
-    meter = MemoryMeter(torch.device("cpu"))
     labels = {name: getattr(reviews, name).labels for name in SPLITS}
-    started = time.perf_counter()
-    vectorizer, matrices = bags(reviews, whole)
-    lines, best = [], None
-    for step, strength in enumerate(STRENGTHS, start=1):
-        model = LogisticRegression(C=strength, max_iter=1000).fit(matrices["train"], labels["train"])
-        line = {"step": step, "inverse_regularisation": strength}
-        for name in ("train", "validation"):
-            line |= figures(name, labels[name], model.predict_proba(matrices[name])[:, 1])
-        lines.append(line)
-        if best is None or line["validation_accuracy"] > best[0]["validation_accuracy"]:
-            best = line, model
-        meter.sample()
-    seconds = time.perf_counter() - started
-    line, model = best
-    probabilities = {name: model.predict_proba(matrices[name])[:, 1] for name in ("validation", "test")}
-    memory = meter.result()
-    summary = {
-        "experiment": 0,
-        "name": run_dir.name.partition("_")[2],
-        "architecture": f"bag of words, linear, {'whole reviews' if whole else 'the same tokens'}",
-        "profile": config.profile,
-        "parameters": len(vectorizer.vocabulary_) + 1,
-        "inverse_regularisation": line["inverse_regularisation"],
-        "train_loss": line["train_loss"],
-        "train_accuracy": line["train_accuracy"],
-        **{f"best_validation_{key}": line[f"validation_{key}"] for key in ("accuracy", "loss", "f1")},
-        "best_validation_step": line["step"],
-        **figures("test", labels["test"], probabilities["test"]),
-        "train_seconds": round(seconds, 3),
-        "evaluation_seconds": 0.0,
-        "steady_memory_bytes": memory["steady_bytes"],
-        "peak_memory_bytes": memory["peak_bytes"],
-        "memory": memory,
-        "device": device_name(torch.device("cpu")),
-        "versions": {"python": platform.python_version(), "scikit-learn": version("scikit-learn")},
-        "seed": 0,
-        "data": {
-            "source": config.data.source,
-            **{name: len(labels[name]) for name in SPLITS},
-            "fingerprint": reviews.fingerprint,
-        },
-        "completed": True,
-    }
-    write_run(run_dir, reviews, lines, probabilities, summary)
-    log.info(
-        "%s: best validation accuracy %.1f%%, test accuracy %.1f%%, %.0f s",
-        run_dir,
-        100 * summary["best_validation_accuracy"],
-        100 * summary["test_accuracy"],
-        seconds,
-    )
+    fit, matrices = _fit(reviews, labels, whole)
+    probabilities = {name: fit.model.predict_proba(matrices[name])[:, 1] for name in ("validation", "test")}
+    summary = _summary(config, reviews, whole, fit, _metrics("test", labels["test"], probabilities["test"]))
+    _write_run(run_dir, reviews, fit.lines, probabilities, summary)
+    accuracies = (100 * summary[f"{name}_accuracy"] for name in ("best_validation", "test"))
+    log.info("%s: best validation accuracy %.1f%%, test accuracy %.1f%%, %.0f s", run_dir, *accuracies, fit.seconds)
     return summary
 
 
-def bags(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict[str, csr_matrix]]:
-    """The TF-IDF of each split's tokens and pairs of tokens; learnt, as its vocabulary, on the training split."""
+def ngram_features(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict[str, csr_matrix]]:
+    """The TF-IDF of each split's tokens and pairs of tokens, (n, V); vocabulary and weights are those of the training
+    split."""
     # The text is a review's tokens already: there is nothing left to do before the n-grams.
     vectorizer = TfidfVectorizer(
         preprocessor=None,
@@ -143,7 +98,7 @@ def bags(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict[str, csr_
 
 
 def tokens_as_text(reviews: Reviews, split: str, whole: bool) -> list[str]:
-    """The ids of each review's tokens, with blanks between them."""
+    """The token ids of each review, separated by blanks."""
     chosen = getattr(reviews, split)
     if whole:
         ids = reviews.tokenizer(chosen.texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -152,17 +107,73 @@ def tokens_as_text(reviews: Reviews, split: str, whole: bool) -> list[str]:
     return [" ".join(map(str, tokens)) for tokens in ids]
 
 
-def figures(name: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Loss (nats), accuracy and F1 of a split, as `train.py` logs them."""
-    predicted = probabilities >= 0.5
+@dataclass(frozen=True)
+class _Fit:
+    """Fitted models: a line of metrics a regularisation, the best line and its model, and what all of it cost."""
+
+    lines: list[dict]
+    best: dict
+    model: LogisticRegression
+    seconds: float
+    memory: dict
+
+
+def _run_both(settings: Sequence[str]) -> None:
+    config = load_config(None, settings)
+    reviews = load_reviews(config.data)
+    for whole, (key, name, _) in IDENTITIES.items():
+        run_baseline(config, reviews, whole, Path(config.run_dir).parent / f"{key}_{name}")
+
+
+def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> tuple[_Fit, dict[str, csr_matrix]]:
+    """A model of each regularisation, the best by validation accuracy (the first of equals); and the features."""
+    meter = MemoryMeter(torch.device("cpu"))
+    started = time.perf_counter()
+    _, matrices = ngram_features(reviews, whole)
+    lines, best, best_model = [], None, None
+    for step, strength in enumerate(INVERSE_REGULARISATIONS, start=1):
+        model = LogisticRegression(C=strength, max_iter=1000).fit(matrices["train"], labels["train"])
+        line = {"step": step, "inverse_regularisation": strength}
+        for name in ("train", "validation"):
+            line |= _metrics(name, labels[name], model.predict_proba(matrices[name])[:, 1])
+        lines.append(line)
+        if best is None or line["validation_accuracy"] > best["validation_accuracy"]:
+            best, best_model = line, model
+        meter.sample()
+    return _Fit(lines, best, best_model, time.perf_counter() - started, meter.result()), matrices
+
+
+def _metrics(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Loss (nats), accuracy and F1 of a split, under the names that `train.py` logs."""
+    predicted = predicted_labels(probabilities)
     return {
-        f"{name}_loss": float(log_loss(labels, probabilities)),
-        f"{name}_accuracy": float(accuracy_score(labels, predicted)),
-        f"{name}_f1": float(f1_score(labels, predicted)),
+        f"{split}_loss": float(log_loss(labels, probabilities)),
+        f"{split}_accuracy": float(accuracy_score(labels, predicted)),
+        f"{split}_f1": float(f1_score(labels, predicted)),
     }
 
 
-def write_run(
+def _summary(config: Config, reviews: Reviews, whole: bool, fit: _Fit, test_metrics: dict) -> dict:
+    """The run in one JSON object, as of `train.py`."""
+    key, name, architecture = IDENTITIES[whole]
+    measured = {
+        "parameters": fit.model.coef_.size + fit.model.intercept_.size,
+        "inverse_regularisation": fit.best["inverse_regularisation"],
+        "train_loss": fit.best["train_loss"],
+        "train_accuracy": fit.best["train_accuracy"],
+        **{f"best_validation_{metric}": fit.best[f"validation_{metric}"] for metric in ("accuracy", "loss", "f1")},
+        "best_validation_step": fit.best["step"],
+        **test_metrics,
+        "train_seconds": round(fit.seconds, 3),
+        "evaluation_seconds": 0.0,
+        "memory": fit.memory,
+        "device": device_name(torch.device("cpu")),
+    }
+    identity = replace(config, experiment=0, key=key, name=name, architecture=architecture, seed=0)
+    return build_summary(identity, reviews, measured, packages=("scikit-learn",))
+
+
+def _write_run(
     run_dir: Path, reviews: Reviews, lines: list[dict], probabilities: dict[str, np.ndarray], summary: dict
 ) -> None:
     """The run folder, the summary last."""
@@ -172,7 +183,7 @@ def write_run(
     write_predictions(run_dir / PREDICTIONS, reviews.validation, probabilities["validation"])
     write_predictions(run_dir / "test_predictions.csv", reviews.test, probabilities["test"])
     write_text(run_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_summary(run_dir, summary)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Logs of runs -> tables, figures and the written report.
 
-    python report.py logs/quick                       # the table and the learning curves of a folder of runs
-    python report.py logs/reference --written report  # the whole report: figures, tables, facts, report.pdf
+    python -m analysis.report logs/quick                       # table and learning curves of a folder of runs
+    python -m analysis.report logs/reference --written report  # whole report: figures, tables, facts, report.pdf
 
 Reads what `train.py` and the other commands left in the folders, and nothing else.
 """
@@ -18,13 +18,16 @@ import matplotlib.pyplot as plt
 import typst
 from matplotlib.figure import Figure
 
-from analysis import figures
-from analysis.facts import GIB, Run, facts, load_runs, read_json
-from config import InputError
+from analysis import figures, robustness_figures
+from analysis.facts import BYTES_PER_GIB, collect_facts
+from analysis.logs import Run, identify, load_runs
+from config import InputError, RunError, read_json
+from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "report" / "report.typ"
-MEMORY = ROOT / "benchmarks" / "memory.json"
+MEMORY_LOG = ROOT / "benchmarks" / "memory.json"
+# Header of a column, and its cell from a run's summary.
 COLUMNS = (
     ("model", lambda s: s["architecture"]),
     ("parameters (M)", lambda s: f"{s['parameters'] / 1e6:.1f}"),
@@ -33,41 +36,101 @@ COLUMNS = (
     ("test acc. (%)", lambda s: f"{100 * s['test_accuracy']:.1f}"),
     ("train time (s)", lambda s: f"{s['train_seconds']:.0f}"),
     ("eval. time (s)", lambda s: f"{s['evaluation_seconds']:.0f}"),
-    ("memory (GiB)", lambda s: f"{s['steady_memory_bytes'] / GIB:.2f}"),
+    ("memory (GiB)", lambda s: f"{s['steady_memory_bytes'] / BYTES_PER_GIB:.2f}"),
 )
+MEMORY_KINDS = {
+    "process_resident": "resident memory of the process",
+    "cuda_allocated": "GPU memory allocated by torch",
+}
 
 
-def results_cells(runs: list[Run], bold: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the results: a row a run, its number and the best validation accuracy of the eight in `bold`,
-    such as `**{}**`."""
-    header = ["#", *(name for name, _ in COLUMNS)]
-    best = max((run.summary["best_validation_accuracy"] for run in runs if run.is_assigned), default=None)
-    rows = []
-    for run in runs:
-        row = [bold.format(run.key), *(cell(run.summary) for _, cell in COLUMNS)]
-        if run.is_assigned and run.summary["best_validation_accuracy"] == best:
-            column = header.index("best val. acc. (%)")
-            row[column] = bold.format(row[column])
-        rows.append(row)
-    return header, rows
+class ClaimError(RunError):
+    """A sentence of the report that the logs do not support."""
 
 
-def results_table(runs: list[Run]) -> str:
-    """Markdown: a row an experiment, its number in bold, the best validation accuracy in bold."""
-    return markdown(*results_cells(runs, "**{}**"))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status of `run_command`, 1 for a claim that the logs do not support."""
+    parser = argparse.ArgumentParser(description="Table and learning curves of a folder of runs, or the whole report.")
+    parser.add_argument("folder", type=Path, help="for example logs/quick; with --written logs/reference")
+    parser.add_argument("--written", type=Path, metavar="DIR", help="write the whole report into this folder")
+    options = parser.parse_args(arguments)
+    if options.written is None:
+        return run_command(lambda: report_runs(options.folder))
+    return run_command(lambda: print(f"Report: {write_report(options.folder, options.written)}"))
 
 
-def results_latex(runs: list[Run]) -> str:
-    """The same table as a LaTeX tabular, for which `booktabs` is needed."""
-    header, rows = results_cells(runs, r"\textbf{{{}}}")
-    escaped = [[re.sub("[%#&_]", r"\\\g<0>", text) for text in row] for row in [header, *rows]]
-    lines = [" & ".join(row) + r" \\" for row in escaped]
-    lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+def report_runs(folder: Path) -> None:
+    """Print the table of a folder of runs and write its learning curves there.
+
+    Raises:
+        InputError: a log can't be read, or two runs can't be told apart.
+    """
+    runs = load_runs(folder)
+    print(results_table(runs))
+    print("\n" + table_caption(runs))
+    _save(figures.learning_curves(runs), folder / "learning_curves")
+    print(f"\nLearning curves: {folder / 'learning_curves.png'}")
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns line up as text, too."""
+def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
+    """Write figures/, table.md, table.tex, answer.md, facts.json and report.pdf from a folder of logs.
+
+    Args:
+        logs: as for `facts.collect_facts`.
+        output: gets all of it; report.typ is copied there if it is another folder than the template's.
+        memory: the log of benchmarks/memory.py.
+
+    Returns:
+        The path of report.pdf.
+
+    Raises:
+        InputError: a log or the template is missing or can't be read, or two runs can't be told apart.
+        ClaimError: the text makes a claim that the logs do not support; no PDF is written then.
+    """
+    if not TEMPLATE.is_file():
+        raise InputError(
+            f"{TEMPLATE}: the report's template is missing; an installed package has none: run this command in a clone "
+            "of the repository"
+        )
+    facts, runs = collect_facts(logs, memory), load_runs(logs / "imdb")
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in all_figures(logs, facts, runs).items():
+        _save(figure, output / "figures" / name)
+    (output / "table.md").write_text(results_table(runs) + "\n\n" + table_caption(runs) + "\n")
+    (output / "table.tex").write_text(results_latex(runs) + "\n")
+    (output / "answer.md").write_text(answer(facts) + "\n")
+    header, rows = results_cells(runs, "*{}*")
+    facts |= {"table": {"header": header, "rows": rows, "caption": table_caption(runs)}}
+    (output / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return _compile(output)
+
+
+def answer(facts: dict) -> str:
+    """The answer as README leads with it, in Markdown: a line each on the best, the fastest and the linear baseline."""
+    best, second, fastest = facts["ranking"][0], facts["ranking"][1], facts["fastest"]
+    scratch, baseline = facts["best_from_scratch"], facts["runs"]["0"]
+    verdicts = {pair: comparison["verdict"] for pair, comparison in facts["comparisons"].items()}
+    lines = [
+        f"Of the eight, {_named(facts, best)} has the best validation accuracy, with {_test_accuracy(facts, best)}. "
+        f"{verdicts[f'{best}-{second}']}{_means_over_seeds(facts, best, second)}."
+    ]
+    if scratch not in (None, best):
+        lines.append(
+            f"The best of those trained from scratch is {_named(facts, scratch)}: {_test_accuracy(facts, scratch)}."
+        )
+    minutes = facts["runs"][fastest]["train_seconds"] / 60
+    lines += [
+        f"The fastest to train is {_named(facts, fastest)}: {_test_accuracy(facts, fastest)} after {minutes:.0f} "
+        "minutes.",
+        f"The linear baseline (TF-IDF + logistic regression) reaches {_test_accuracy(facts, '0')} after "
+        f"{baseline['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}.",
+    ]
+    return "\n".join(lines)
+
+
+def results_table(runs: Sequence[Run]) -> str:
+    """Markdown: a row a run, its name in bold, the best validation accuracy of the eight in bold."""
+    header, rows = results_cells(runs, "**{}**")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -77,164 +140,108 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def table_caption(runs: list[Run]) -> str:
-    """What the table's shorthand means, and on what the runs were made."""
-    data = runs[0].summary["data"]
-    devices = sorted({run.summary["device"] for run in runs})
-    kinds = {
-        "process_resident": "resident memory of the process",
-        "cuda_allocated": "GPU memory that torch had allocated",
-    }
-    memory = " or ".join(kinds[kind] for kind in sorted({run.summary["memory"]["kind"] for run in runs}))
-    return (
-        f"Trained on {data['train']:,}, validated on {data['validation']:,} and tested on {data['test']:,} reviews "
-        f"({data['source']}), on {'; '.join(devices)}. Train acc.: over the reviews since the evaluation before the "
-        "last, dropout on. Best val. acc.: the highest of all evaluations (in bold the best of the eight); test acc.: "
-        "of the model kept at that point. Times are wall-clock, evaluation apart from training. Memory: "
-        f"{memory}, averaged over the steps after the first ones."
-    )
+def results_latex(runs: Sequence[Run]) -> str:
+    """The same table as a LaTeX tabular; needs the package `booktabs`."""
+    header, rows = results_cells(runs, r"\textbf{{{}}}")
+    escaped = [[re.sub("[%#&_]", r"\\\g<0>", text) for text in row] for row in [header, *rows]]
+    lines = [" & ".join(row) + r" \\" for row in escaped]
+    lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-# ---------------------------------------------------------------- the written report
-
-
-class ClaimError(ValueError):
-    """A sentence of the report that the logs do not bear."""
-
-
-def write_report(logs: Path, output: Path, memory: Path = MEMORY) -> dict:
-    """The whole report of a folder of logs: figures/, table.md, table.tex, answer.md, facts.json and report.pdf.
+def results_cells(runs: Sequence[Run], bold: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the results: a row a run, in bold its name and the best validation accuracy of the eight.
 
     Args:
-        logs: as for `evidence.facts`.
-        output: gets all of it; report.typ is copied there if it stands elsewhere.
-        memory: rows of benchmarks/memory.py.
-
-    Returns:
-        The facts.
+        runs: a row each.
+        bold: how text is set in bold, such as `**{}**`.
 
     Raises:
-        InputError: a log is missing or can't be read.
-        ClaimError: the text makes a claim that the logs do not bear; there is no PDF then.
+        InputError: two runs can't be told apart.
     """
-    found, runs = facts(logs, memory), load_runs(logs / "imdb")
-    damaged = read_json(logs / "quick" / "robustness.json")
-    (output / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = all_figures(found, runs, damaged)
-    if "reach" in found:
-        drawn["reach"] = reach_figure(read_json(logs / "reach.json"))
-    for name, figure in drawn.items():
-        save(figure, output / "figures" / name)
-    (output / "table.md").write_text(results_table(runs) + "\n\n" + table_caption(runs) + "\n")
-    (output / "table.tex").write_text(results_latex(runs) + "\n")
-    (output / "answer.md").write_text(answer(found) + "\n")
-    header, rows = results_cells(runs, "*{}*")
-    found |= {"table": {"header": header, "rows": rows, "caption": table_caption(runs)}}
-    (output / "facts.json").write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    template = output / TEMPLATE.name
-    if template.resolve() != TEMPLATE:
-        shutil.copyfile(TEMPLATE, template)
-    (output / "report.pdf").unlink(missing_ok=True)
-    try:
-        typst.compile(template, output=output / "report.pdf", root=output)
-    except typst.TypstError as error:
-        raise ClaimError(f"{template}: {error}") from None
-    return found
+    header = ["#", *(name for name, _ in COLUMNS)]
+    best = max((run.summary["best_validation_accuracy"] for run in runs if run.is_assigned), default=None)
+    rows = []
+    for name, run in identify(runs).items():
+        row = [bold.format(name), *(cell(run.summary) for _, cell in COLUMNS)]
+        if run.is_assigned and run.summary["best_validation_accuracy"] == best:
+            column = header.index("best val. acc. (%)")
+            row[column] = bold.format(row[column])
+        rows.append(row)
+    return header, rows
 
 
-def answer(found: dict) -> str:
-    """The answer in three sentences, as README leads with it; every number and every verdict from the facts."""
-    best, second, scratch, fastest = found["ranking"][0], found["ranking"][1], found["best_scratch"], found["fastest"]
-
-    def told(key: str) -> str:
-        run = found["runs"][key]
-        return f"experiment {key} ({run['architecture']}), {100 * run['test_accuracy']:.1f}% of the test reviews right"
-
-    def over_seeds(first: str, second: str) -> str:
-        if f"{first}-{second}" not in found["seeds_apart"]:
-            return ""
-        one, other = found["seeds"][first], found["seeds"][second]
-        counts = len(one["test"]), len(other["test"])
-        seeds = f"{counts[0]} seeds each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} seeds"
-        return f"; over {seeds} the means are {100 * one['test_mean']:.1f}% and {100 * other['test_mean']:.1f}%"
-
-    verdicts = {key: c["verdict"] for key, c in found["comparisons"].items()}
-    first = f"**Of the eight, {told(best)}, is best on the validation reviews**: {verdicts[f'{best}-{second}']}"
-    first += f"{over_seeds(best, second)}."
-    others = f"Of those trained from nothing the best is {told(scratch)}; the" if scratch != best else "The"
-    others += (
-        f" fastest is {told(fastest)}, after {found['runs'][fastest]['train_seconds'] / 60:.0f} minutes of training."
+def table_caption(runs: Sequence[Run]) -> str:
+    """What the table's shorthand means, and on which data and machine the runs were made."""
+    data = runs[0].summary["data"]
+    devices = sorted({run.summary["device"] for run in runs})
+    memory = " or ".join(MEMORY_KINDS[kind] for kind in sorted({run.summary["memory"]["kind"] for run in runs}))
+    return (
+        f"Trained on {data['train']:,}, validated on {data['validation']:,} and tested on {data['test']:,} reviews "
+        f"({data['source']}), on {'; '.join(devices)}. Train acc.: training accuracy over the reviews between the last "
+        "two evaluations, with dropout on. Best val. acc.: the highest validation accuracy of all evaluations (in bold "
+        "the best of the eight). Test acc.: test accuracy of the model kept at that evaluation. Times are wall-clock; "
+        f"training time excludes evaluation. Memory: {memory}, mean over the steps after the first ones."
     )
-    floor = found["runs"]["0"]
-    last = f"A linear model on bags of the same words has {100 * floor['test_accuracy']:.1f}% right after "
-    last += f"{floor['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}."
-    return "\n".join([first, others, last])
 
 
-def all_figures(found: dict, runs: list[Run], damaged: dict) -> dict[str, Figure]:
+def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figure]:
     """Every figure of the report for which there are logs, by name."""
+    robustness = read_json(logs / "quick" / "robustness.json")
     drawn = {
         "learning_curves": figures.learning_curves(runs),
-        "accuracies": figures.accuracies(found),
-        "costs": figures.costs(found),
-        "comparisons": figures.comparisons(found),
-        "memory": figures.memory(found),
-        "robustness_heat_map": figures.heat_map(damaged),
-        "robustness_mechanisms": figures.mechanism_bars(damaged),
-        "robustness_attack": figures.attack_curves(damaged),
+        "accuracies": figures.accuracies(facts),
+        "costs": figures.costs(facts),
+        "comparisons": figures.comparisons(facts),
+        "memory": figures.memory(facts),
+        "robustness_heat_map": robustness_figures.heat_map(robustness),
+        "robustness_mechanisms": robustness_figures.mechanism_bars(robustness),
+        "robustness_attack": robustness_figures.attack_curves(robustness),
     }
-    if found["seeds"]:
-        drawn["seeds"] = figures.seeds(found)
+    if facts["seeds"]:
+        drawn["seeds"] = figures.seeds(facts)
+    if "saliency" in facts:
+        drawn["saliency"] = figures.saliency_by_position(read_json(logs / "saliency.json"))
     return drawn
 
 
-def reach_figure(found: dict) -> Figure:
-    """The two panels of a log of `explain.py`."""
-    return figures.reach(
-        {
-            f"{state.capitalize()} models": {
-                f"{key} {pulls['name']}": pulls[state] for key, pulls in found["models"].items()
-            }
-            for state in ("untrained", "trained")
-        }
-    )
+def _named(facts: dict, key: str) -> str:
+    return f"**{key}** ({facts['runs'][key]['architecture']})"
 
 
-def save(figure: Figure, path: Path) -> None:
+def _test_accuracy(facts: dict, key: str) -> str:
+    return f"{100 * facts['runs'][key]['test_accuracy']:.1f}% test accuracy"
+
+
+def _means_over_seeds(facts: dict, first: str, second: str) -> str:
+    """A clause on the mean test accuracies, empty where one of the two has a single seed."""
+    if f"{first}-{second}" not in facts["seed_differences"]:
+        return ""
+    groups = [facts["seeds"][key] for key in (first, second)]
+    counts = [len(group["seeds"]) for group in groups]
+    seeds = f"{counts[0]} seeds each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} seeds"
+    means = " and ".join(f"{100 * group['test_mean']:.1f}%" for group in groups)
+    return f"; the mean test accuracies over {seeds} are {means}"
+
+
+def _save(figure: Figure, path: Path) -> None:
     """PNG and PDF, the same bytes for the same figure."""
     figure.savefig(path.with_suffix(".png"), dpi=110)
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     plt.close(figure)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 1 a claim that the logs do not bear, 2 no usable logs."""
-    parser = argparse.ArgumentParser(description="Table and learning curves of a folder of runs, or the whole report.")
-    parser.add_argument("folder", type=Path, help="for example logs/quick; with --written logs/reference")
-    parser.add_argument("--written", type=Path, metavar="DIR", help="write the whole report into this folder")
-    options = parser.parse_args(arguments)
+def _compile(output: Path) -> Path:
+    """report.pdf from the template and the facts in `output`; ClaimError where the template stops the build."""
+    template, pdf = output / TEMPLATE.name, output / "report.pdf"
+    if template.resolve() != TEMPLATE:
+        shutil.copyfile(TEMPLATE, template)
+    pdf.unlink(missing_ok=True)
     try:
-        if options.written:
-            write_report(options.folder, options.written)
-            print(f"Report: {options.written / 'report.pdf'}")
-        else:
-            summarize(options.folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ClaimError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def summarize(folder: Path) -> None:
-    """Print the table of a folder of runs and write its learning curves beside them."""
-    runs = load_runs(folder)
-    print(results_table(runs))
-    print("\n" + table_caption(runs))
-    save(figures.learning_curves(runs), folder / "learning_curves")
-    print(f"\nLearning curves: {folder / 'learning_curves.png'}")
+        typst.compile(template, output=pdf, root=output)
+    except typst.TypstError as error:
+        raise ClaimError(f"{template}: {error}") from None
+    return pdf
 
 
 if __name__ == "__main__":

@@ -1,46 +1,46 @@
-"""What happens to trained models when the text is damaged: how much accuracy is lost, whether it is real, and why.
+"""Robustness of trained models: accuracy lost on perturbed text, its significance, and what changes in the input.
 
-    python perturbations.py RUN_DIR [RUN_DIR ...] --output robustness.json
+    python -m analysis.robustness RUN_DIR [RUN_DIR ...] --output robustness.json
 
-Every model reads the same perturbed texts. A loss is a paired difference on the same reviews, with an interval and a
-test; how the damage reaches the model is measured on its tokens.
+Every model reads the same perturbed texts. A loss of accuracy is a paired difference on the same reviews, with a 95%
+interval and a test. What a perturbation changes in a model's input is measured on its tokens. A measurement that was
+killed resumes when the same command is run again.
 """
 
 import argparse
 import hashlib
+import inspect
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import false_discovery_control
 
-import perturbations
-from analysis.figures import attack_curves, heat_map, mechanism_bars, severity_curves
-from analysis.statistics import mcnemar_p, paired_interval
+from analysis.attack import attack
+from analysis.logs import identify, load_run
+from analysis.robustness_figures import write_figures
+from analysis.statistics import is_correct, mcnemar_p, paired_interval
 from config import InputError, load_config
-from data import file_digest, load_reviews, read_file
-from models import WEIGHTS, load_model
-from perturbations import EIGHT, PERTURBATIONS, WORD, how_many, perturb, random_numbers, replace_spans
-from predict import predict_tokens
-from training.checkpoint import write_text
-from training.device import device_name, pick_device
+from data import file_digest, load_reviews, read_file, write_text
+from models import WEIGHTS
+from perturbations import LETTER_EDITS, PERTURBATIONS, WORD, WORD_EDITS, perturb
+from predict import TrainedModel, predicted_labels
+from training.command import run_command
+from training.device import device_name
 
-SEVERITIES = (0.15, 0.4, 0.8)
-# What an explanation says, measured beside it: if homoglyphs hurt because their words become [UNK], the control that
-# makes the same words [UNK] hurts as much.
+AMOUNTS = (0.15, 0.4, 0.8)
+# A perturbation -> its control. Few tokens become [UNK] under homoglyphs (`unknown_after`); the control replaces the
+# same words by [UNK], so that the effect of unknown words is measured and not assumed.
 CONTROLS = {"homoglyph": "unknown"}
-PART_KEYS = ("rows", "mechanisms", "examples")
-LETTER_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution")
-LETTER_SWAPS = (*LETTER_EDITS, "homoglyph")
 COMPOSITIONS = (
     LETTER_EDITS,
-    EIGHT,
+    WORD_EDITS,
     ("contraction", "homoglyph"),
     ("qwerty", "joined"),
     ("uppercase", "punctuation", "spaces"),
@@ -50,11 +50,38 @@ COMPOSITIONS = (
     ("distractor_front", "distractor_end"),
     ("truncated_front", "truncated_end"),
 )
+COMPOSITION_LABELS = {WORD_EDITS: "all eight word edits", LETTER_EDITS: "five letter edits"}
+# Flipped reviews kept for each model and condition.
+NUM_EXAMPLES = 2
+PART_KEYS = ("rows", "mechanisms", "examples")
+
+# (name, compute) -> the result of `compute`, or the one that is stored under that name.
+Cache = Callable[[str, Callable[[], dict]], dict]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status of `run_command`."""
+    parser = argparse.ArgumentParser(description="Robustness of trained models against perturbations of the text.")
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="labelled reviews; default: the first run's validation split"
+    )
+    parser.add_argument("--reviews", type=int, metavar="N", help="how many of them, half of each class; default: all")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="JSON log; the plots are written beside it"
+    )
+    amounts = {"default": list(AMOUNTS), "metavar": "AMOUNT", "help": "shares of the eligible places to change"}
+    parser.add_argument("--amounts", type=float, nargs="+", **amounts)
+    parser.add_argument("--seed", type=int, default=0, help="of the perturbations")
+    parser.add_argument("--attack", type=int, default=100, metavar="N", help="reviews to attack; 0: no attack")
+    parser.add_argument("--budget", type=int, default=5, metavar="N", help="words of a review that the attack may edit")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _measure_runs(options))
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Perturbations made one after the other, each with the same amount."""
+    """Perturbations applied one after the other, each with the same amount."""
 
     names: tuple[str, ...]
     amount: float
@@ -62,527 +89,451 @@ class Condition:
     @property
     def label(self) -> str:
         """`qwerty + joined`"""
-        known = {EIGHT: "all eight swaps", LETTER_EDITS: "five letter edits"}
-        return known.get(self.names) or " + ".join(self.names)
+        return COMPOSITION_LABELS.get(self.names) or " + ".join(self.names)
 
     @property
     def kind(self) -> str:
-        """The kind of its perturbations; "composition" of several."""
+        """The kind of its perturbation; "composition" of several."""
         return PERTURBATIONS[self.names[0]].kind if len(self.names) == 1 else "composition"
 
 
-def all_conditions(severities: Sequence[float] = SEVERITIES) -> list[Condition]:
-    """Every perturbation and composition at every severity."""
-    return [Condition(names, s) for names in (*((name,) for name in PERTURBATIONS), *COMPOSITIONS) for s in severities]
+@dataclass(frozen=True)
+class NamedModel:
+    """A trained model, and the name of its results.
+
+    Args:
+        name: unique among the models that are measured together: `4`, or `4 seed 1`.
+        label: short name, such as `LSTM encoder-decoder + attention`.
+        trained: the model.
+        weights: digest of its weights.
+        tokenization: the tokenizer's settings and the length limit; models in which they are equal share the tokens.
+    """
+
+    name: str
+    label: str
+    trained: TrainedModel
+    weights: str
+    tokenization: str
 
 
-# ---------------------------------------------------------------- models and their tokens
+@dataclass(frozen=True)
+class Sample:
+    """Cleaned reviews, their labels, (n,) 0/1, and the seed of their perturbations."""
+
+    texts: Sequence[str]
+    labels: np.ndarray
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as one tokenizer sees them: ids cut to the model's length, tokens before the cut, those that are [UNK]."""
+    """Texts as one model reads them: ids cut to the length limit; tokens before the cut and [UNK]s among them, (n,)."""
 
     ids: list[list[int]]
     lengths: np.ndarray
-    unknown: np.ndarray
-    limit: int
+    num_unknown: np.ndarray
+    max_length: int
 
 
-class TrainedModel:
-    """The model that a run has kept.
+@dataclass(frozen=True)
+class Clean:
+    """The unperturbed reviews: their tokens by tokenization, and the probabilities of positive, (n,), by model name."""
 
-    Args:
-        run_dir: the run's folder.
+    tokens: dict[str, Tokens]
+    probabilities: dict[str, np.ndarray]
+
+
+def all_conditions(amounts: Sequence[float] = AMOUNTS) -> list[Condition]:
+    """Every perturbation and composition at every amount."""
+    names = [*((name,) for name in PERTURBATIONS), *COMPOSITIONS]
+    return [Condition(steps, amount) for steps in names for amount in amounts]
+
+
+def load_models(run_dirs: Sequence[Path]) -> list[NamedModel]:
+    """The models of some runs, each under a name that is unique among them (`analysis.logs.identify`).
 
     Raises:
-        InputError: there is no model, or no summary.
+        InputError: a folder has no summary or no model, or two runs can't be told apart.
     """
-
-    def __init__(self, run_dir: str | Path):
-        run_dir = Path(run_dir)
-        model, self.tokenizer, self.max_length = load_model(run_dir / "best")
-        try:
-            summary = json.loads((run_dir / "summary.json").read_text())
-            self.experiment, self.name = summary["experiment"], summary["name"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{run_dir / 'summary.json'}: not the summary of a run ({error!r})") from None
-        self.device = pick_device("auto")
-        self.model = model.to(self.device)
-        settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        # How it was last called is no part of what a tokenizer is.
-        settings |= {"truncation": None, "padding": None}
-        self.key = (json.dumps(settings, sort_keys=True), self.max_length)
-
-    @property
-    def label(self) -> str:
-        """`4 lstm_attention`"""
-        return f"{self.experiment} {self.name}"
-
-    def encode(self, texts: Sequence[str]) -> Tokens:
-        """Raises nothing: any text has tokens, if only [CLS] and [SEP]."""
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        special = self.tokenizer.num_special_tokens_to_add()
-        lengths, unknown = [], []
-        for encoding in encoded.encodings:
-            # What was cut off comes in further pieces, each with special tokens of its own.
-            pieces = [encoding, *encoding.overflowing]
-            lengths.append(special + sum(len(piece) - special for piece in pieces))
-            unknown.append(sum(piece.ids.count(self.tokenizer.unk_token_id) for piece in pieces))
-        return Tokens(encoded["input_ids"], np.array(lengths), np.array(unknown), self.max_length)
-
-    def probabilities(self, tokens: Tokens) -> np.ndarray:
-        """The probability of positive of each text, (n,)."""
-        return predict_tokens(self.model, tokens.ids, self.device)
+    models = []
+    for name, run in identify([load_run(run_dir) for run_dir in run_dirs]).items():
+        weights = file_digest(run.folder / "best" / WEIGHTS)
+        trained = TrainedModel(run.folder)
+        models.append(NamedModel(name, run.summary["architecture"], trained, weights, _tokenization(trained)))
+    return models
 
 
-class Parts:
-    """Parts of a measurement in a file, a JSON line each, so that a killed one goes on where it was.
+def measure(
+    models: Sequence[NamedModel],
+    sample: Sample,
+    conditions: Sequence[Condition],
+    cache: Cache = lambda name, compute: compute(),
+    report: Callable[[str], None] = lambda line: None,
+) -> dict:
+    """Every model under every condition.
 
     Args:
-        output: the log that they are for; the file stands beside it.
-        identity: all that the parts depend on; with another identity it is another file.
+        models: to compare.
+        sample: reviews.
+        conditions: perturbations and amounts.
+        cache: stores and returns parts by name (`Parts`).
+        report: receives a line after each condition.
+
+    Returns:
+        What the JSON log holds: `models`, `rows` (one for each model and condition), `mechanisms` (one for each
+        condition and tokenization) and `examples`.
     """
-
-    def __init__(self, output: Path, identity: Sequence[str]):
-        digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).hexdigest()
-        self.path = output.with_name(f"{output.stem}-{digest[:12]}.part.jsonl")
-        self.found: dict[str, dict] = {}
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
-        for line in whole:
-            self.found |= json.loads(line)
-        if len(whole) < len(lines):
-            # The last line of a killed process.
-            write_text(self.path, "".join(whole))
-
-    def remember(self, name: str, compute: Callable[[], dict]) -> dict:
-        """The part of that name: the one in the file, or else computed and written."""
-        if name not in self.found:
-            line = json.dumps({name: compute()}, allow_nan=False)
-            with self.path.open("a") as file:
-                file.write(line + "\n")
-            self.found |= json.loads(line)
-        return self.found[name]
+    clean = _read_clean(models, sample, cache)
+    parts = []
+    for condition in conditions:
+        compute = partial(measure_condition, models, sample, clean, condition)
+        parts.append(cache(f"{condition.label} {condition.amount:g}", compute))
+        report(_progress(condition, parts[-1]["rows"]))
+    rows, mechanisms, examples = ([item for part in parts for item in part[key]] for key in PART_KEYS)
+    adjusted = false_discovery_control([row["mcnemar_p"] for row in rows])
+    return {
+        "reviews": len(sample.texts),
+        "seed": sample.seed,
+        "device": device_name(models[0].trained.device),
+        "correction": "Benjamini-Hochberg over all rows",
+        "models": [_describe_model(model, clean, sample.labels) for model in models],
+        "rows": [{**row, "adjusted_p": float(p)} for row, p in zip(rows, adjusted, strict=True)],
+        "mechanisms": mechanisms,
+        "examples": examples,
+    }
 
 
-# ---------------------------------------------------------------- what a perturbation does to a model
+def measure_condition(models: Sequence[NamedModel], sample: Sample, clean: Clean, condition: Condition) -> dict:
+    """The rows, mechanisms and examples of one condition."""
+    perturbed = perturb(sample.texts, condition.names, condition.amount, sample.seed)
+    tokens = encode_once(models, perturbed)
+    where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
+    mechanisms = [
+        {**where, **input_changes(sample.texts, perturbed, clean.tokens[key], after)} for key, after in tokens.items()
+    ]
+    changed = np.array([old != new for old, new in zip(sample.texts, perturbed, strict=True)])
+    rows, examples = [], []
+    for model in models:
+        before = clean.probabilities[model.name]
+        after = _probabilities_after(model, clean, tokens[model.tokenization])
+        row = {"model": model.name, **where, **compare(before, after, sample.labels)}
+        if condition.kind == "directional":
+            expects = PERTURBATIONS[condition.names[0]].expects
+            row |= directional_effect(before, after, sample.labels, changed, expects)
+        rows.append(row)
+        origin = {key: row[key] for key in ("model", "condition", "amount")}
+        examples += [{**origin, **example} for example in _flipped_reviews(sample, perturbed, before, after)]
+    return {"rows": rows, "mechanisms": mechanisms, "examples": examples}
+
+
+def measure_controls(models: Sequence[NamedModel], sample: Sample, amounts: Sequence[float]) -> list[dict]:
+    """Each perturbation of `CONTROLS` against its control, which changes the same words of the same reviews.
+
+    Returns:
+        A row for each perturbation, amount and model, as of `compare`: `drop` is the accuracy that the perturbation
+        loses in addition to its control.
+    """
+    rows = []
+    for name, control in CONTROLS.items():
+        for amount in amounts:
+            tokens = [encode_once(models, perturb(sample.texts, step, amount, sample.seed)) for step in (control, name)]
+            for model in models:
+                before, after = (model.trained.probabilities_of_ids(t[model.tokenization].ids) for t in tokens)
+                row = {"model": model.name, "condition": name, "control": control, "amount": amount}
+                rows.append({**row, **compare(before, after, sample.labels)})
+    return rows
 
 
 def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict:
-    """What a perturbation does to one model.
+    """What a perturbation changes in the predictions of one model.
 
     Args:
-        before: (n,) probabilities of positive on the texts as they are.
+        before: (n,) probabilities of positive on the unperturbed texts.
         after: (n,) those on the perturbed texts.
         labels: (n,) 0/1.
 
     Returns:
-        Accuracy after, its drop with a 95% interval, McNemar's p, the share of reviews with another label than before,
-        and the mean change of the true class's probability.
+        Accuracy on the perturbed texts, its drop with a 95% interval, the number of reviews whose prediction became
+        wrong (`lost`) and correct (`won`), McNemar's p, the share of flipped predictions, and the mean change of the
+        true label's probability.
     """
-    right_before, right_after = (before >= 0.5) == labels, (after >= 0.5) == labels
-    lost, won = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
+    correct_before, correct_after = is_correct(before, labels), is_correct(after, labels)
+    lost, won = int((correct_before & ~correct_after).sum()), int((~correct_before & correct_after).sum())
     return {
-        "accuracy": float(right_after.mean()),
+        "accuracy": float(correct_after.mean()),
         "drop": (lost - won) / len(labels),
         "drop_interval": paired_interval(lost, won, len(labels)),
         "lost": lost,
         "won": won,
         "mcnemar_p": mcnemar_p(lost, won),
-        "flip_rate": float(((before >= 0.5) != (after >= 0.5)).mean()),
+        "flip_rate": float((predicted_labels(before) != predicted_labels(after)).mean()),
         "probability_change": float(np.where(labels == 1, after - before, before - after).mean()),
     }
 
 
-def turned(before: np.ndarray, after: np.ndarray, labels: np.ndarray, changed: np.ndarray, expects: int | None) -> dict:
-    """Whether a change of meaning moved the scores: of the changed reviews whose label it speaks against.
-
-    Returns:
-        How many there are, the share whose true class lost probability, and the share whose label flipped from right
-        to wrong, which here is as it should be; None where there are none.
-    """
-    asked = changed & (labels != expects) if expects is not None else changed
-    if not asked.any():
-        return {"asked": 0, "moved": None, "turned": None}
-    change = np.where(labels == 1, after - before, before - after)[asked]
-    right_before, right_after = ((p >= 0.5) == labels for p in (before, after))
-    return {
-        "asked": int(asked.sum()),
-        "moved": float((change < 0).mean()),
-        "turned": float((right_before & ~right_after)[asked].mean()),
-    }
-
-
-# ---------------------------------------------------------------- the measurement
-
-
-def mechanism(texts: Sequence[str], perturbed: Sequence[str], before: Tokens, after: Tokens) -> dict:
-    """How a perturbation reaches a model: shares and means over the reviews.
-
-    Words changed are those of the text that are not among the words after (so words that only move are not counted).
-    """
-    pairs = list(zip(texts, perturbed, strict=True))
-    gone = sum((Counter(WORD.findall(a)) - Counter(WORD.findall(b))).total() for a, b in pairs)
-    past = (after.lengths > after.limit) & (before.lengths <= before.limit)
-    return {
-        "reviews_changed": float(np.mean([a != b for a, b in pairs])),
-        "words_changed": gone / max(1, sum(len(WORD.findall(text)) for text in texts)),
-        "tokens_added": float(after.lengths.sum() / before.lengths.sum() - 1),
-        "unknown_before": float(before.unknown.sum() / before.lengths.sum()),
-        "unknown_after": float(after.unknown.sum() / after.lengths.sum()),
-        "pushed_past_the_limit": float(past.mean()),
-        "token_limit": before.limit,
-    }
-
-
-def measure(
-    models: Sequence[TrainedModel],
-    texts: Sequence[str],
-    labels: np.ndarray,
-    conditions: Sequence[Condition],
-    seed: int = 0,
-    examples: int = 2,
-    report: Callable[[str], None] = lambda line: None,
-    remember: Callable[[str, Callable[[], dict]], dict] = lambda name, compute: compute(),
+def directional_effect(
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray, changed: np.ndarray, expects: int | None
 ) -> dict:
-    """Every model on every condition.
+    """Whether a change of meaning moves the predictions of one model as it should.
 
     Args:
-        models: to compare.
-        texts: cleaned reviews.
+        before: (n,) probabilities of positive on the unperturbed texts.
+        after: (n,) those on the perturbed texts.
         labels: (n,) 0/1.
-        conditions: perturbations and amounts.
-        seed: of the perturbations.
-        examples: how many flipped reviews to keep of each model and condition, those of the largest change first.
-        report: gets a line a condition.
-        remember: gives the part of that name, computed or from before (`Parts`).
+        changed: (n,) whether the perturbation changed the text.
+        expects: the label that the change argues for; None if it reverses what the text says.
 
     Returns:
-        What the JSON log holds: `models`, `rows` (one a model and condition), `mechanisms` (one a condition and
-        tokenizer) and `examples`.
+        `num_targeted`, the number of changed reviews against whose label the change argues; of these `share_lowered`,
+        the share whose true label lost probability, and `share_flipped`, the share whose prediction changed from
+        correct to wrong, which is desired here. Both are None if there are no such reviews.
     """
-    labels = np.asarray(labels)
-    clean = encode_once(models, texts)
-    found = remember("clean", lambda: {m.label: m.probabilities(clean[m.key]).tolist() for m in models})
-    before = {label: np.array(probabilities) for label, probabilities in found.items()}
-    parts = []
-    for condition in conditions:
-        parts.append(
-            remember(
-                f"{condition.label} {condition.amount:g}",
-                lambda condition=condition: measure_one(
-                    models, texts, labels, clean, before, condition, seed, examples
-                ),
-            )
-        )
-        report(
-            f"{condition.label} {condition.amount:g}: " + " ".join(f"{100 * r['drop']:+.1f}" for r in parts[-1]["rows"])
-        )
-    rows, mechanisms, kept = ([item for part in parts for item in part[key]] for key in PART_KEYS)
-    for row, adjusted in zip(rows, false_discovery_control([row["mcnemar_p"] for row in rows]), strict=True):
-        row["adjusted_p"] = float(adjusted)
-    described = [
-        {
-            "model": model.label,
-            "experiment": model.experiment,
-            "accuracy": float(((before[model.label] >= 0.5) == labels).mean()),
-            "max_length": model.max_length,
-        }
-        for model in models
-    ]
+    targeted = changed & (labels != expects) if expects is not None else changed
+    if not targeted.any():
+        return {"num_targeted": 0, "share_lowered": None, "share_flipped": None}
+    change = np.where(labels == 1, after - before, before - after)[targeted]
+    flipped = is_correct(before, labels) & ~is_correct(after, labels)
     return {
-        "reviews": len(texts),
-        "seed": seed,
-        "device": device_name(models[0].device),
-        "correction": "Benjamini-Hochberg over all rows",
-        "models": described,
-        "rows": rows,
-        "mechanisms": mechanisms,
-        "examples": kept,
+        "num_targeted": int(targeted.sum()),
+        "share_lowered": float((change < 0).mean()),
+        "share_flipped": float(flipped[targeted].mean()),
     }
 
 
-def measure_one(
-    models: Sequence[TrainedModel],
-    texts: Sequence[str],
-    labels: np.ndarray,
-    clean: dict,
-    before: dict[str, np.ndarray],
-    condition: Condition,
-    seed: int,
-    examples: int,
-) -> dict:
-    """The part of `measure` that is one condition's; `clean` are the texts' tokens by tokenizer."""
-    perturbed = perturb(texts, condition.names, condition.amount, seed)
-    damaged = encode_once(models, perturbed)
-    where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
-    mechanisms = [{**where, **mechanism(texts, perturbed, clean[key], tokens)} for key, tokens in damaged.items()]
-    changed = np.array([a != b for a, b in zip(texts, perturbed, strict=True)])
-    rows, kept = [], []
-    for model in models:
-        after = read_changed(model, clean[model.key], damaged[model.key], before[model.label])
-        row = {"model": model.label, "experiment": model.experiment, **where}
-        row |= compare(before[model.label], after, labels)
-        if condition.kind == "directional":
-            row |= turned(before[model.label], after, labels, changed, PERTURBATIONS[condition.names[0]].expects)
-        rows.append(row)
-        kept += flipped(row, texts, perturbed, labels, before[model.label], after, examples)
-    return {"rows": rows, "mechanisms": mechanisms, "examples": kept}
+def input_changes(texts: Sequence[str], perturbed: Sequence[str], before: Tokens, after: Tokens) -> dict:
+    """What a perturbation changes in the words and tokens: shares and means over the reviews.
 
-
-def controlled(
-    models: Sequence[TrainedModel], texts: Sequence[str], labels: np.ndarray, amounts: Sequence[float], seed: int = 0
-) -> list[dict]:
-    """Each perturbation of `CONTROLS` against its control, which changes the same words, on the same reviews.
-
-    Returns:
-        A row a model, perturbation and amount, as of `compare`: `drop` is what the perturbation costs beyond its
-        control.
+    Changed words are those that the perturbed text no longer has, so words that only move are not counted.
     """
-    rows = []
-    for name, control in CONTROLS.items():
-        for amount in amounts:
-            damaged = [encode_once(models, perturb(texts, which, amount, seed)) for which in (control, name)]
-            for model in models:
-                before, after = (model.probabilities(tokens[model.key]) for tokens in damaged)
-                row = {"model": model.label, "experiment": model.experiment, "condition": name, "control": control}
-                rows.append({**row, "amount": amount, **compare(before, after, np.asarray(labels))})
-    return rows
+    pairs = list(zip(texts, perturbed, strict=True))
+    num_changed = sum((Counter(WORD.findall(old)) - Counter(WORD.findall(new))).total() for old, new in pairs)
+    past_limit = (after.lengths > after.max_length) & (before.lengths <= before.max_length)
+    return {
+        "reviews_changed": float(np.mean([old != new for old, new in pairs])),
+        "words_changed": num_changed / max(1, sum(len(WORD.findall(text)) for text in texts)),
+        "tokens_added": float(after.lengths.sum() / before.lengths.sum() - 1),
+        "unknown_before": float(before.num_unknown.sum() / before.lengths.sum()),
+        "unknown_after": float(after.num_unknown.sum() / after.lengths.sum()),
+        "pushed_past_the_limit": float(past_limit.mean()),
+        "token_limit": before.max_length,
+    }
 
 
-def encode_once(models: Sequence[TrainedModel], texts: Sequence[str]) -> dict:
-    """The texts' tokens by `TrainedModel.key`: models that share a tokenizer share them."""
-    return {key: model.encode(texts) for key, model in {model.key: model for model in models}.items()}
+def encode(model: TrainedModel, texts: Sequence[str]) -> Tokens:
+    """The tokens of any texts; [CLS] and [SEP] alone of an empty one."""
+    encoded = model.tokenizer(list(texts), truncation=True, max_length=model.max_length)
+    num_special = model.tokenizer.num_special_tokens_to_add()
+    lengths, num_unknown = [], []
+    for encoding in encoded.encodings:
+        # The tokens after the cut are in further pieces, each with special tokens of its own.
+        pieces = [encoding, *encoding.overflowing]
+        lengths.append(num_special + sum(len(piece) - num_special for piece in pieces))
+        num_unknown.append(sum(piece.ids.count(model.tokenizer.unk_token_id) for piece in pieces))
+    return Tokens(encoded["input_ids"], np.array(lengths), np.array(num_unknown), model.max_length)
 
 
-def read_changed(model: TrainedModel, clean: Tokens, damaged: Tokens, before: np.ndarray) -> np.ndarray:
-    """Probabilities on the perturbed texts; a review whose tokens are the same has the same one, to the last bit."""
-    changed = [i for i, (a, b) in enumerate(zip(clean.ids, damaged.ids, strict=True)) if a != b]
-    after = before.copy()
-    if changed:
-        after[changed] = predict_tokens(model.model, [damaged.ids[i] for i in changed], model.device)
-    return after
+def encode_once(models: Sequence[NamedModel], texts: Sequence[str]) -> dict[str, Tokens]:
+    """The texts' tokens by tokenization; models of the same tokenization share them."""
+    distinct = {model.tokenization: model.trained for model in models}
+    return {tokenization: encode(trained, texts) for tokenization, trained in distinct.items()}
 
 
-def flipped(
-    row: dict,
-    texts: Sequence[str],
-    perturbed: Sequence[str],
-    labels: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-    count: int,
-) -> list[dict]:
-    """The reviews, right before and wrong after, whose probability changed most, with their texts."""
-    lost = np.flatnonzero(((before >= 0.5) == labels) & ((after >= 0.5) != labels))
-    chosen = lost[np.argsort(-np.abs(after - before)[lost], kind="stable")][:count]
-    return [
-        {
-            **{key: row[key] for key in ("model", "condition", "amount")},
-            "review": int(i),
-            "label": int(labels[i]),
-            "probability_before": float(before[i]),
-            "probability_after": float(after[i]),
-            **dict(zip(("before", "after"), mark_changes(texts[i], perturbed[i]), strict=True)),
-        }
-        for i in chosen
-    ]
-
-
-def mark_changes(before: str, after: str, lead: int = 12, limit: int = 300) -> tuple[str, str]:
-    """Both texts with the words in double brackets that the other has not at that place.
+def mark_changes(before: str, after: str, num_before: int = 12, max_characters: int = 300) -> tuple[str, str]:
+    """Excerpts of both texts in which the words that the other does not have at that place are in double brackets.
 
     Args:
         before: a text.
-        after: the same, perturbed.
-        lead: words kept in front of the first change.
-        limit: characters kept from there on.
+        after: the same text, perturbed.
+        num_before: words kept before the first change.
+        max_characters: length of an excerpt.
     """
     old, new = before.split(), after.split()
-    changes = [
-        change for change in SequenceMatcher(None, old, new, autojunk=False).get_opcodes() if change[0] != "equal"
-    ]
-    gone = {i for _, start, end, _, _ in changes for i in range(start, end)}
-    come = {i for _, _, _, start, end in changes for i in range(start, end)}
-    # Up to the first change the words are the same, and so as many.
-    start = max(0, changes[0][1] - lead) if changes else 0
-    return excerpt(old, gone, start, limit), excerpt(new, come, start, limit)
+    opcodes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    changes = [opcode[1:] for opcode in opcodes if opcode[0] != "equal"]
+    removed = {i for start, end, _, _ in changes for i in range(start, end)}
+    added = {i for _, _, start, end in changes for i in range(start, end)}
+    # Both texts have the same words up to the first change.
+    first = max(0, changes[0][0] - num_before) if changes else 0
+    return _excerpt(old, removed, first, max_characters), _excerpt(new, added, first, max_characters)
 
 
-def excerpt(words: Sequence[str], marked: set[int], start: int, limit: int) -> str:
-    """The words from `start` on, those of the numbers `marked` in double brackets, cut at a word."""
-    text = " ".join(f"[[{words[i]}]]" if i in marked else words[i] for i in range(start, len(words)))
-    if len(text) > limit:
-        text = text[:limit].rsplit(" ", 1)[0] + " ..."
-    return "... " + text if start else text
-
-
-# ---------------------------------------------------------------- worst case
-
-
-def attack(model: TrainedModel, texts: Sequence[str], labels: np.ndarray, budget: int, seed: int = 0) -> dict:
-    """Accuracy when the words that matter most to the model each get the typo that hurts it most.
-
-    A word matters by how much the true class loses when the word is made [UNK]. One word after the other, most
-    important first, gets that of twelve edits (two of each letter swap) after which the true class has the lowest
-    probability (greedy, as in Gao et al. 2018 and Jin et al. 2020). Beside it the same number of random edits.
+class Parts:
+    """A `Cache` in a file, a JSON line for each part, so that a killed measurement resumes.
 
     Args:
-        model: to attack.
-        texts: cleaned reviews.
-        labels: (n,) 0/1.
-        budget: words to change, at most.
-        seed: of the edits.
-
-    Returns:
-        `greedy` and `random`: accuracies after 0, 1, ... `budget` words.
+        output: the log that is measured; the file is written beside it.
+        identity: everything that the parts depend on; another identity uses another file.
     """
-    labels = np.asarray(labels)
-    spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
 
-    def true_class(candidates: list[str], owners: list[int]) -> np.ndarray:
-        found = model.probabilities(model.encode(candidates))
-        return np.where(labels[owners] == 1, found, 1 - found)
+    def __init__(self, output: Path, identity: Sequence[str]):
+        digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).hexdigest()
+        self.path = output.with_name(f"{output.stem}-{digest[:12]}.part.jsonl")
+        self._parts: dict[str, dict] = {}
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        complete = [line for line in lines if line.endswith("\n")]
+        for line in complete:
+            self._parts |= json.loads(line)
+        if len(complete) < len(lines):
+            # A killed process may have left an incomplete last line.
+            write_text(self.path, "".join(complete))
 
-    # What the model never reads can't be worth an edit: only words within its tokens are tried.
-    tried = [(i, j) for i, words in enumerate(spans) for j in range(min(len(words), model.max_length))]
-    without = true_class([replace_spans(texts[i], spans[i], {j: "[UNK]"}) for i, j in tried], [i for i, _ in tried])
-    order: list[list[int]] = [[] for _ in texts]
-    for index in np.argsort(without, kind="stable"):
-        order[tried[index][0]].append(tried[index][1])
-    greedy = follow(texts, spans, order, budget, LETTER_SWAPS, true_class, seed)
-    shuffled = []
-    for text, words in zip(texts, spans, strict=True):
-        shuffled.append(np.argsort(random_numbers(seed, "attack", text)(len(words))[:, 0]).tolist() if words else [])
-    chance = follow(texts, spans, shuffled, budget, (), true_class, seed)
-    return {"model": model.label, "reviews": len(texts), "budget": budget, "greedy": greedy, "random": chance}
-
-
-def follow(
-    texts: Sequence[str],
-    spans: Sequence[Sequence[tuple[int, int]]],
-    order: Sequence[Sequence[int]],
-    budget: int,
-    edits: Sequence[str],
-    true_class: Callable[[list[str], list[int]], np.ndarray],
-    seed: int,
-) -> list[float]:
-    """Accuracies while the words of each review are edited in order: by the worst of `edits`, or by any one."""
-    changed: list[dict[int, str]] = [{} for _ in texts]
-    accuracies = [float((true_class(list(texts), list(range(len(texts)))) > 0.5).mean())]
-    for rank in range(budget):
-        candidates, owners, edited = [], [], []
-        for i, text in enumerate(texts):
-            if rank >= len(order[i]):
-                continue
-            number = order[i][rank]
-            word = text[slice(*spans[i][number])]
-            for new in word_edits(word, edits, seed + rank):
-                candidates.append(replace_spans(text, spans[i], dict(sorted({**changed[i], number: new}.items()))))
-                owners.append(i)
-                edited.append((number, new))
-        if candidates:
-            scores = true_class(candidates, owners)
-            for index in np.argsort(-scores, kind="stable"):
-                # The lowest score of a review comes last, and stays.
-                number, new = edited[index]
-                changed[owners[index]][number] = new
-        final = [replace_spans(t, s, dict(sorted(c.items()))) for t, s, c in zip(texts, spans, changed, strict=True)]
-        accuracies.append(float((true_class(final, list(range(len(texts)))) > 0.5).mean()))
-    return accuracies
+    def __call__(self, name: str, compute: Callable[[], dict]) -> dict:
+        """The part of that name: read from the file, or computed and written."""
+        if name not in self._parts:
+            line = json.dumps({name: compute()}, allow_nan=False)
+            with self.path.open("a") as file:
+                file.write(line + "\n")
+            self._parts |= json.loads(line)
+        return self._parts[name]
 
 
-def word_edits(word: str, edits: Sequence[str], seed: int) -> list[str]:
-    """The word after two of each of the edits; after any one of all letter swaps where none is named."""
-    if not edits:
-        name = LETTER_SWAPS[int(random_numbers(seed, "edit", word)(1)[0, 0]) % len(LETTER_SWAPS)]
-        return [perturb(word, name, 1.0, seed)]
-    return list(dict.fromkeys(perturb(word, name, 1.0, 2 * seed + turn) for name in edits for turn in (0, 1)))
+# ---------------------------------------------------------------- the command
 
 
-# ---------------------------------------------------------------- command line
+def _measure_runs(options: argparse.Namespace) -> None:
+    _check_options(options)
+    models = load_models(options.run_dirs)
+    texts, labels = _read_reviews(options.run_dirs[0], options.data, options.reviews)
+    sample = Sample(texts, labels, options.seed)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    parts = Parts(options.output, _identity(models, sample))
+    conditions = all_conditions(options.amounts)
+    log = measure(models, sample, conditions, parts, partial(print, flush=True))
+    log["controls"] = parts(
+        f"controls {options.amounts}", lambda: {"rows": measure_controls(models, sample, options.amounts)}
+    )["rows"]
+    log["attacks"] = _measure_attacks(models, sample, options.attack, options.budget, parts)
+    log["conditions"] = [asdict(condition) for condition in conditions]
+    write_text(options.output, json.dumps(log, indent=1, allow_nan=False) + "\n")
+    write_figures(log, options.output.parent)
+    parts.path.unlink(missing_ok=True)
 
 
-def reviews_of(run_dir: Path, data: Path | None, count: int | None) -> tuple[list[str], np.ndarray]:
-    """Texts and labels: of a file, or else the run's own validation split; the first `count` of each class in turn."""
+def _check_options(options: argparse.Namespace) -> None:
+    if len(set(options.amounts)) < len(options.amounts):
+        raise InputError(f"--amounts: found {options.amounts}; expected every amount once")
+    for amount in options.amounts:
+        if not 0 <= amount <= 1:
+            raise InputError(f"--amounts: found {amount:g}; expected shares from 0 to 1")
+    for name, lowest in (("seed", 0), ("attack", 0), ("budget", 0), ("reviews", 1)):
+        value = getattr(options, name)
+        if value is not None and value < lowest:
+            raise InputError(f"--{name}: found {value}; expected an integer of at least {lowest}")
+
+
+def _read_reviews(run_dir: Path, data: Path | None, num_reviews: int | None) -> tuple[list[str], np.ndarray]:
+    """Texts and labels of a file, or else of the run's validation split; the first ones of each class if limited."""
     if data is not None:
         reviews = read_file(data)
         texts, labels = list(reviews["text"]), np.array(reviews["label"])
     else:
         split = load_reviews(load_config(run_dir / "config.yaml").data).validation
-        texts, labels = split.texts, split.labels
-    if count is not None:
-        chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[: how_many(0.5, count)] for label in (0, 1)]))
-        texts, labels = [texts[i] for i in chosen], labels[chosen]
-    return texts, labels
+        texts, labels = list(split.texts), split.labels
+    if num_reviews is None:
+        return texts, labels
+    num_per_class = (num_reviews + 1) // 2
+    chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:num_per_class] for label in (0, 1)]))
+    return [texts[i] for i in chosen], labels[chosen]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(description="Robustness of trained models against perturbations of the text.")
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
-    parser.add_argument("--data", type=Path, help="labelled reviews; default: the first run's validation split")
-    parser.add_argument("--reviews", type=int, help="how many of them, half of each class; default: all")
-    parser.add_argument("--output", type=Path, required=True, help="JSON log to write; the figures stand beside it")
-    parser.add_argument("--severities", type=float, nargs="+", default=list(SEVERITIES), metavar="AMOUNT")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--attack", type=int, default=100, metavar="N", help="reviews of the search; 0: no search")
-    parser.add_argument("--budget", type=int, default=5, help="words that the search may change")
-    options = parser.parse_args(arguments)
-    try:
-        models = [TrainedModel(run_dir) for run_dir in options.run_dirs]
-        texts, labels = reviews_of(options.run_dirs[0], options.data, options.reviews)
-        conditions = all_conditions(options.severities)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        code = [Path(module).read_text() for module in (__file__, perturbations.__file__)]
-        weights = [file_digest(run_dir / "best" / WEIGHTS) for run_dir in options.run_dirs]
-        identity = [
-            *code,
-            *(model.label for model in models),
-            *weights,
-            *texts,
-            str(labels.tolist()),
-            str(options.seed),
-        ]
-        parts = Parts(options.output, identity)
-        found = measure(models, texts, labels, conditions, options.seed, report=tell, remember=parts.remember)
-        found["controls"] = parts.remember(
-            f"controls {options.severities}",
-            lambda: {"rows": controlled(models, texts, labels, options.severities, options.seed)},
-        )["rows"]
-        some, their_labels = texts[: options.attack], labels[: options.attack]
-        found["attacks"] = [
-            parts.remember(
-                f"attack {model.label} {options.attack} {options.budget}",
-                lambda model=model: attack(model, some, their_labels, options.budget, options.seed),
-            )
-            for model in models
-            if options.attack
-        ]
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    found["conditions"] = [asdict(condition) for condition in conditions]
-    write_text(options.output, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    write_figures(found, options.output.parent)
-    parts.path.unlink(missing_ok=True)
-    return 0
+def _identity(models: Sequence[NamedModel], sample: Sample) -> list[str]:
+    """Everything that a part depends on beside its name: code, models, reviews and seed."""
+    code = [inspect.getfile(item) for item in (measure, attack, is_correct, perturb, TrainedModel)]
+    return [
+        *(Path(path).read_text() for path in code),
+        *(part for model in models for part in (model.name, model.weights, model.tokenization)),
+        *sample.texts,
+        str(sample.labels.tolist()),
+        str(sample.seed),
+    ]
 
 
-def tell(line: str) -> None:
-    print(line, flush=True)
+def _measure_attacks(
+    models: Sequence[NamedModel], sample: Sample, num_reviews: int, budget: int, cache: Cache
+) -> list[dict]:
+    """`attack` of each model on the first reviews."""
+    texts, labels = sample.texts[:num_reviews], sample.labels[:num_reviews]
+    if not texts:
+        return []
+
+    def attack_one(model: NamedModel) -> dict:
+        accuracies = attack(model.trained, texts, labels, budget, sample.seed)
+        return {"model": model.name, "reviews": len(texts), "budget": budget, **accuracies}
+
+    return [cache(f"attack {model.name} {num_reviews} {budget}", partial(attack_one, model)) for model in models]
 
 
-def write_figures(found: dict, folder: Path) -> None:
-    """The figures of a log as PNG."""
-    figures = {"heat_map": heat_map(found), "severity": severity_curves(found), "mechanisms": mechanism_bars(found)}
-    if found.get("attacks"):
-        figures["attack"] = attack_curves(found)
-    for name, figure in figures.items():
-        # A panel a condition makes a large figure.
-        figure.savefig(folder / f"robustness_{name}.png", dpi=60 if name == "severity" else 110)
-        plt.close(figure)
+# ---------------------------------------------------------------- the measurement
+
+
+def _tokenization(model: TrainedModel) -> str:
+    settings = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    # The tokenizer's last call is not part of its settings.
+    settings |= {"truncation": None, "padding": None}
+    return json.dumps([settings, model.max_length], sort_keys=True)
+
+
+def _read_clean(models: Sequence[NamedModel], sample: Sample, cache: Cache) -> Clean:
+    tokens = encode_once(models, sample.texts)
+
+    def probabilities() -> dict[str, list[float]]:
+        return {
+            model.name: model.trained.probabilities_of_ids(tokens[model.tokenization].ids).tolist() for model in models
+        }
+
+    return Clean(tokens, {name: np.array(values) for name, values in cache("clean", probabilities).items()})
+
+
+def _describe_model(model: NamedModel, clean: Clean, labels: np.ndarray) -> dict:
+    return {
+        "model": model.name,
+        "label": model.label,
+        "accuracy": float(is_correct(clean.probabilities[model.name], labels).mean()),
+        "max_length": model.trained.max_length,
+    }
+
+
+def _progress(condition: Condition, rows: Sequence[dict]) -> str:
+    drops = ", ".join(f"{row['model']}: {100 * row['drop']:.1f}" for row in rows)
+    return f"{condition.label}, amount {condition.amount:g}: points of accuracy lost by model {drops}"
+
+
+def _probabilities_after(model: NamedModel, clean: Clean, tokens: Tokens) -> np.ndarray:
+    """(n,) probabilities on the perturbed texts; of a review with the same tokens the same one, to the last bit."""
+    pairs = zip(clean.tokens[model.tokenization].ids, tokens.ids, strict=True)
+    changed = [i for i, (old, new) in enumerate(pairs) if old != new]
+    after = clean.probabilities[model.name].copy()
+    if changed:
+        after[changed] = model.trained.probabilities_of_ids([tokens.ids[i] for i in changed])
+    return after
+
+
+def _flipped_reviews(sample: Sample, perturbed: Sequence[str], before: np.ndarray, after: np.ndarray) -> list[dict]:
+    """The reviews, predicted correctly before and wrongly after, whose probability changed most, with their texts."""
+    lost = np.flatnonzero(is_correct(before, sample.labels) & ~is_correct(after, sample.labels))
+    chosen = lost[np.argsort(-np.abs(after - before)[lost], kind="stable")][:NUM_EXAMPLES]
+    examples = []
+    for i in chosen:
+        marked_before, marked_after = mark_changes(sample.texts[i], perturbed[i])
+        examples.append(
+            {
+                "review": int(i),
+                "label": int(sample.labels[i]),
+                "probability_before": float(before[i]),
+                "probability_after": float(after[i]),
+                "before": marked_before,
+                "after": marked_after,
+            }
+        )
+    return examples
+
+
+def _excerpt(words: Sequence[str], marked: set[int], first: int, max_characters: int) -> str:
+    """The words from index `first` on, the marked ones in double brackets, cut at a word."""
+    text = " ".join(f"[[{words[i]}]]" if i in marked else words[i] for i in range(first, len(words)))
+    if len(text) > max_characters:
+        text = text[:max_characters].rsplit(" ", 1)[0] + " ..."
+    return "... " + text if first else text
 
 
 if __name__ == "__main__":

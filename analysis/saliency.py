@@ -1,9 +1,9 @@
-"""What a model looks at: positions that its logits can depend on, words that they do depend on, words that it attends.
+"""What a prediction depends on: saliency by position, occlusion of words, attention to words.
+
+python -m analysis.saliency RUN_DIR [RUN_DIR ...] --output saliency.json    # by position, before and after training
 
 from analysis.saliency import attention, occlusion, words_map
-words_map({"4 lstm_attention": attention(model, text)}, "share of the attention")
-
-python explain.py RUN_DIR [RUN_DIR ...] --output reach.json    # positions, before and after training
+words_map({"4 LSTM encoder-decoder + attention": attention(model, text)}, "attention weight")
 """
 
 import argparse
@@ -18,143 +18,139 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from analysis.logs import load_run
-from analysis.robustness import TrainedModel
-from config import InputError, load_config
-from data import load_reviews
-from models import BertBackbone, ReviewClassifier, build_model, load_model
+from analysis.logs import Run, identify, load_run
+from config import Config, InputError, load_config
+from data import load_reviews, write_text
+from models import BertBackbone, ReviewClassifier, build_model
 from perturbations import WORD, replace_spans
-from training.checkpoint import write_text
+from predict import TrainedModel
+from training.command import run_command
 from transformer_solution import MultiHeadedAttention
 
 Words = tuple[list[str], np.ndarray]
 
 
-def reach(model: ReviewClassifier, input_ids: torch.Tensor) -> np.ndarray:
-    """How strongly each position pulls at the label: norm of the gradient of the difference of the two logits by the
-    embedded token, mean over the reviews (saliency, Simonyan et al. 2014, section 3).
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status of `run_command`."""
+    parser = argparse.ArgumentParser(
+        description="Gradient norm with respect to the token embeddings by position, before and after training."
+    )
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _measure_and_write(options.run_dirs, options.output))
+
+
+def saliency_by_position(model: ReviewClassifier, input_ids: torch.Tensor) -> np.ndarray:
+    """The gradient norm with respect to the token embeddings at each position (Simonyan et al. 2014, section 3).
+
+    The gradient is that of the difference of the two logits; its norm is averaged over the reviews.
 
     Args:
-        model: any of the eight, trained or not; its dropout is off while this looks.
+        model: any of the eight, trained or not; evaluated without dropout.
         input_ids: (B, T), reviews without padding.
 
     Returns:
         (T,)
     """
-    training, device = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
-    seen = []
+    embedded = []
 
-    def watch(module: nn.Module, arguments: tuple, output: torch.Tensor) -> torch.Tensor:
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
+    def record(module: nn.Module, arguments: tuple, output: torch.Tensor) -> torch.Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
 
-    handle = embedding.register_forward_hook(watch)
-    ids, mask = input_ids.to(device), torch.ones_like(input_ids, device=device)
+    handle = embedding.register_forward_hook(record)
     try:
         # cuDNN's recurrent layers have no gradient in evaluation mode.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            model.eval()
-            # BERT's frozen layers are computed without gradients unless they are asked for by name.
-            bert = isinstance(model.backbone, BertBackbone)
-            known = {"hidden_states": model.backbone.frozen_states(ids, mask)} if bert else {}
-            logits = model(ids, mask, **known).logits
-            (gradients,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), seen[:1])
+            logits = _logits_with_gradients(model.eval(), input_ids.to(device))
+            (gradients,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), embedded[:1])
     finally:
         handle.remove()
-        model.train(training)
+        model.train(was_training)
     return gradients.norm(dim=-1).mean(dim=0).double().cpu().numpy()
 
 
-def reach_of_runs(run_dirs: Sequence[Path], count: int = 32) -> dict:
-    """`reach` of each run's model, before its training and after, on the same validation reviews as long as the limit.
+def saliency_of_runs(run_dirs: Sequence[Path], num_reviews: int = 32) -> dict:
+    """`saliency_by_position` of each run's model, before and after training, on the same validation reviews.
 
     Args:
-        run_dirs: folders of complete runs with their models.
-        count: how many reviews at most.
+        run_dirs: folders of complete runs with their models, trained on the same reviews.
+        num_reviews: how many reviews at most, of those that fill all positions.
 
     Returns:
-        `reviews`, and `models`: by key of the run its name, `untrained` and `trained`, each (T,) as shares of their
-        largest.
+        `reviews` (how many), and `models`: by name (`analysis.logs.identify`) the label, the experiment, and
+        `untrained` and `trained`, each (T,) as shares of its maximum.
 
     Raises:
-        InputError: a model or its reviews can't be read, or no review is as long as the limit.
+        InputError: a model or its reviews can't be read, no review fills all positions, the runs have other validation
+            reviews, or two runs can't be told apart.
     """
-    found, reviews = {}, 0
-    for run_dir in run_dirs:
-        config = load_config(run_dir / "config.yaml")
-        split = load_reviews(config.data).validation
-        long = np.flatnonzero(split.lengths == config.data.max_length)[:count]
-        if not len(long):
-            raise InputError(f"{run_dir}: no validation review has {config.data.max_length} tokens; nothing to look at")
-        ids, reviews = torch.tensor([split.dataset[int(i)]["input_ids"] for i in long]), len(long)
-        trained, tokenizer, _ = load_model(run_dir / "best")
-        torch.manual_seed(config.seed)
-        untrained = build_model(config.model, len(tokenizer), config.data.max_length)
-        pulls = {"untrained": reach(untrained, ids), "trained": reach(trained, ids)}
-        run = load_run(run_dir)
-        found[run.key] = {"name": run.summary["name"]} | {
-            state: [float(f"{value:.4g}") for value in values / values.max()] for state, values in pulls.items()
-        }
-    return {"reviews": reviews, "models": found}
+    runs = identify([load_run(run_dir) for run_dir in run_dirs])
+    configs = {name: load_config(run.folder / "config.yaml") for name, run in runs.items()}
+    ids = {name: _full_length_ids(runs[name], config, num_reviews) for name, config in configs.items()}
+    first = next(iter(runs))
+    for name, run in runs.items():
+        if not torch.equal(ids[name], ids[first]):
+            raise InputError(
+                f"{run.folder} and {runs[first].folder} have different validation reviews; give runs on the same data"
+            )
+    models = {name: _saliency_of_run(run, configs[name], ids[name]) for name, run in runs.items()}
+    return {"reviews": len(ids[first]), "models": models}
 
 
 def occlusion(model: TrainedModel, text: str) -> Words:
-    """How far the probability of positive falls when a word is taken out (Zeiler & Fergus 2014, section 4.2, of words).
+    """How much the probability of positive falls without each word (Zeiler & Fergus 2014, section 4.2, for words).
 
     Args:
         model: any of the eight.
         text: a cleaned review with at least one word.
 
     Returns:
-        The words, and for each the probability on the whole text less that without it: above 0 where the word speaks
-        for positive.
+        The words, and for each the probability of positive with it minus that without it: above 0 where the word makes
+        the prediction more positive.
     """
     spans = [match.span() for match in WORD.finditer(text)]
-    without = [replace_spans(text, spans, {number: ""}) for number in range(len(spans))]
-    whole, *parts = model.probabilities(model.encode([text, *without]))
-    return [text[slice(*span)] for span in spans], whole - np.array(parts)
+    occluded = [replace_spans(text, spans, {number: ""}) for number in range(len(spans))]
+    whole, *without = model.probabilities([text, *occluded])
+    return [text[slice(*span)] for span in spans], whole - np.array(without)
 
 
 @torch.inference_mode()
 def attention(model: TrainedModel, text: str) -> Words:
-    """What the attention reads for the position that the classifier reads: the share of each word, summed over its
-    tokens, mean over the heads of the last layer that attends.
+    """The attention weights, in the last attention layer, of the position that the classifier reads.
 
     Args:
-        model: one with attention of its own (4 to 7).
+        model: one with this project's attention (4 to 7).
         text: a cleaned review.
 
     Returns:
-        The words, and the share of each; special tokens and punctuation have the rest.
+        The words, and the weight of each: summed over its tokens, mean over the heads. Special tokens and punctuation
+        hold the rest of the weight.
 
     Raises:
         ValueError: the model has no `MultiHeadedAttention`.
     """
     modules = [module for module in model.model.modules() if isinstance(module, MultiHeadedAttention)]
     if not modules:
-        raise ValueError(f"{model.label} has no attention of its own; occlusion works for every model")
-    seen = []
-    handle = modules[-1].register_forward_pre_hook(lambda module, arguments: seen.append(arguments[:2]))
+        raise ValueError(
+            f"{type(model.model.backbone).__name__} without MultiHeadedAttention has no weights to show; experiments 4 "
+            "to 7 have them, and occlusion works for every model"
+        )
     encoded = model.tokenizer(text, truncation=True, max_length=model.max_length, return_offsets_mapping=True)
-    try:
-        ids = torch.tensor([encoded["input_ids"]], device=model.device)
-        model.model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    finally:
-        handle.remove()
-    hidden_states, mask = seen[0]
-    module = modules[-1]
-    queries, keys = module.split_heads(module.w_q(hidden_states[:, :1])), module.split_heads(module.w_k(hidden_states))
-    shares = module.get_attention_weights(queries, keys, mask)[0, :, 0].mean(dim=0).double().cpu().numpy()
+    ids = torch.tensor([encoded["input_ids"]], device=model.device)
+    weights = _first_row_weights(model.model, modules[-1], ids)
     # A Transformer's own CLS stands before the tokens.
-    tokens = shares[len(shares) - ids.shape[1] :]
+    token_weights = weights[len(weights) - ids.shape[1] :]
     spans = [match.span() for match in WORD.finditer(text)]
-    words = np.zeros(len(spans))
-    for (start, end), share in zip(encoded["offset_mapping"], tokens, strict=True):
+    word_weights = np.zeros(len(spans))
+    for (start, end), weight in zip(encoded["offset_mapping"], token_weights, strict=True):
         for number, (first, last) in enumerate(spans):
-            if first <= start and end <= last and start < end:
-                words[number] += share
-    return [text[slice(*span)] for span in spans], words
+            if first <= start < end <= last:
+                word_weights[number] += weight
+    return [text[slice(*span)] for span in spans], word_weights
 
 
 def words_map(rows: dict[str, Words], title: str) -> Figure:
@@ -180,19 +176,57 @@ def words_map(rows: dict[str, Words], title: str) -> Figure:
     return figure
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(description="How strongly each position of a review pulls at the label.")
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
-    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
-    options = parser.parse_args(arguments)
+def _measure_and_write(run_dirs: Sequence[Path], output: Path) -> None:
+    write_text(output, json.dumps(saliency_of_runs(run_dirs), allow_nan=False) + "\n")
+
+
+def _full_length_ids(run: Run, config: Config, num_reviews: int) -> torch.Tensor:
+    """(B, T) the first validation reviews that fill all positions."""
+    split = load_reviews(config.data).validation
+    indices = np.flatnonzero(split.lengths == config.data.max_length)[:num_reviews]
+    if not len(indices):
+        raise InputError(
+            f"{run.folder}: no validation review has data.max_length={config.data.max_length} tokens; saliency by "
+            "position needs reviews that fill all positions"
+        )
+    return torch.tensor([split.dataset[int(index)]["input_ids"] for index in indices])
+
+
+def _saliency_of_run(run: Run, config: Config, ids: torch.Tensor) -> dict:
+    trained = TrainedModel(run.folder)
+    torch.manual_seed(config.seed)
+    untrained = build_model(config.model, len(trained.tokenizer), config.data.max_length)
+    saliency = {
+        "untrained": saliency_by_position(untrained, ids),
+        "trained": saliency_by_position(trained.model, ids),
+    }
+    shares = {state: values / values.max() for state, values in saliency.items()}
+    return {
+        "label": run.summary["architecture"],
+        "experiment": run.summary["experiment"],
+        **{state: [float(f"{share:.4g}") for share in values] for state, values in shares.items()},
+    }
+
+
+def _logits_with_gradients(model: ReviewClassifier, ids: torch.Tensor) -> torch.Tensor:
+    """(B, 2); BERT's frozen layers, which compute without gradients in `forward`, are computed with them here."""
+    mask, arguments = torch.ones_like(ids), {}
+    if isinstance(model.backbone, BertBackbone):
+        arguments["hidden_states"] = model.backbone.frozen_states(ids, mask)
+    return model(ids, mask, **arguments).logits
+
+
+def _first_row_weights(model: ReviewClassifier, module: MultiHeadedAttention, ids: torch.Tensor) -> np.ndarray:
+    """(T,) the weights of the first query of `module`, mean over its heads; of one review, ids (1, T)."""
+    inputs = []
+    handle = module.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[:2]))
     try:
-        found = reach_of_runs(options.run_dirs)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    write_text(options.output, json.dumps(found, allow_nan=False) + "\n")
-    return 0
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    finally:
+        handle.remove()
+    hidden_states, mask = inputs[0]
+    queries, keys = module.split_heads(module.w_q(hidden_states[:, :1])), module.split_heads(module.w_k(hidden_states))
+    return module.get_attention_weights(queries, keys, mask)[0, :, 0].mean(dim=0).double().cpu().numpy()
 
 
 if __name__ == "__main__":

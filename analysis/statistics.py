@@ -1,7 +1,17 @@
-"""Whether a difference between two classifiers on the same reviews is more than chance."""
+"""Whether two classifiers differ significantly on the same reviews, and 95% intervals of accuracies."""
 
 import numpy as np
 from scipy.stats import binomtest, norm
+
+from predict import predicted_labels
+
+# A difference is significant where its adjusted p is below this.
+SIGNIFICANCE_LEVEL = 0.05
+
+
+def is_correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether each predicted label, from the probability of positive, is the true one."""
+    return predicted_labels(probabilities) == labels
 
 
 def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tuple[float, float]:
@@ -10,8 +20,8 @@ def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tup
     Half a review is added to each kind of change, so that the interval has a width even if nothing changed.
 
     Args:
-        lost: reviews right before and wrong after.
-        won: wrong before and right after.
+        lost: reviews predicted correctly before and wrongly after.
+        won: wrongly before and correctly after.
         count: all reviews.
         level: of confidence.
     """
@@ -30,7 +40,7 @@ def share_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, f
     """Interval of a share, such as an accuracy (Wilson 1927).
 
     Args:
-        hits: reviews that were right.
+        hits: reviews predicted correctly.
         count: all reviews.
         level: of confidence.
     """

@@ -1,6 +1,6 @@
-"""Models carried over: what they reach on other reviews than those of their training, without any further training.
+"""Zero-shot transfer: accuracy of trained models on reviews of another source, without further training.
 
-python transfer.py RUN_DIR [RUN_DIR ...] --data reviews.csv --output transfer.json
+python -m analysis.transfer RUN_DIR [RUN_DIR ...] --data reviews.csv --output transfer.json
 """
 
 import argparse
@@ -11,16 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.logs import load_run
-from analysis.statistics import share_interval
-from config import InputError
-from data import read_file
-from predict import predict
-from training.checkpoint import write_text
+from analysis.logs import Run, identify, load_run
+from analysis.statistics import is_correct, share_interval
+from data import read_file, write_text
+from predict import predict, predicted_labels
+from training.command import run_command
 from training.device import device_name, pick_device
 
 
-def carry_over(run_dirs: Sequence[Path], data: Path) -> dict:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status of `run_command`."""
+    parser = argparse.ArgumentParser(description="Zero-shot transfer: accuracy of trained models on other reviews.")
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
+    parser.add_argument("--data", type=Path, required=True, help="labelled reviews: .csv, .json, .jsonl or .parquet")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _transfer_and_write(options.run_dirs, options.data, options.output))
+
+
+def zero_shot_transfer(run_dirs: Sequence[Path], data: Path) -> dict:
     """Accuracy of each run's model on the labelled reviews of a file.
 
     Args:
@@ -28,51 +37,41 @@ def carry_over(run_dirs: Sequence[Path], data: Path) -> dict:
         data: labelled reviews, in any form that `data.read_file` takes.
 
     Returns:
-        `data`, `reviews`, `positive` (share), `device`, and `models`: by key of the run its name, its accuracy, the
-        accuracy's 95% interval, and the share of reviews that it calls positive.
+        `data`, `reviews` (how many), `positive` (share), `device`, and `models`: by name (`analysis.logs.identify`) the
+        label, the accuracy with its 95% interval, and the share of reviews predicted positive.
 
     Raises:
-        InputError: the reviews or a model can't be read.
+        InputError: the reviews or a model can't be read, or two runs can't be told apart.
     """
+    runs = identify([load_run(run_dir) for run_dir in run_dirs])
     reviews = read_file(data)
     texts, labels = list(reviews["text"]), np.array(reviews["label"])
-    found = {}
-    for run_dir in run_dirs:
-        run = load_run(run_dir)
-        positive = predict(run_dir, texts) >= 0.5
-        hits = int((positive == labels).sum())
-        found[run.key] = {
-            "name": run.summary["name"],
-            "accuracy": hits / len(labels),
-            "interval": share_interval(hits, len(labels)),
-            "called_positive": float(positive.mean()),
-        }
     return {
         "data": data.name,
         "reviews": len(labels),
         "positive": float(labels.mean()),
         "device": device_name(pick_device("auto")),
-        "models": found,
+        "models": {name: _evaluate_run(run, texts, labels) for name, run in runs.items()},
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(description="Accuracy of trained models on other reviews.")
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
-    parser.add_argument("--data", type=Path, required=True, help="labelled reviews: .csv, .json, .jsonl or .parquet")
-    parser.add_argument("--output", type=Path, required=True, help="JSON to write")
-    options = parser.parse_args(arguments)
-    try:
-        found = carry_over(options.run_dirs, options.data)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for key, model in found["models"].items():
+def _evaluate_run(run: Run, texts: Sequence[str], labels: np.ndarray) -> dict:
+    probabilities = predict(run.folder, texts)
+    num_correct = int(is_correct(probabilities, labels).sum())
+    return {
+        "label": run.summary["architecture"],
+        "accuracy": num_correct / len(labels),
+        "interval": share_interval(num_correct, len(labels)),
+        "share_predicted_positive": float(predicted_labels(probabilities).mean()),
+    }
+
+
+def _transfer_and_write(run_dirs: Sequence[Path], data: Path, output: Path) -> None:
+    log = zero_shot_transfer(run_dirs, data)
+    for name, model in log["models"].items():
         low, high = (100 * end for end in model["interval"])
-        print(f"{key} {model['name']}: {100 * model['accuracy']:.1f}% ({low:.1f} to {high:.1f})")
-    write_text(options.output, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    return 0
+        print(f"{name} {model['label']}: {100 * model['accuracy']:.1f}% (95% CI {low:.1f}% to {high:.1f}%)")
+    write_text(output, json.dumps(log, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT))
 from config import load_config  # noqa: E402
 from data import load_reviews  # noqa: E402
 from models import build_model  # noqa: E402
-from train import fit  # noqa: E402
 from training.device import device_name, pick_device  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 
 EXPERIMENTS = ("1_lstm", "5_transformer_prenorm")
 KEYS = ("step", "train_loss", "validation_loss", "validation_accuracy")
@@ -37,7 +37,7 @@ def learn(experiment: str, grouped: bool, seed: int) -> dict:
         reviews, device = load_reviews(config.data), pick_device("auto")
         torch.manual_seed(seed)
         model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
-        record = fit(config, model, reviews, device, Path(folder))
+        record = Trainer(config, model, reviews, device, Path(folder)).fit()
     curves = {key: [line[key] for line in record.history] for key in KEYS}
     return {
         "experiment": experiment,

@@ -1,9 +1,10 @@
-"""What a training step keeps in memory, by arithmetic: weights, gradients, AdamW's moments, values kept for backward.
+"""What a training step keeps in memory, by arithmetic: weights, gradients, AdamW's moments, saved activations.
 
     python benchmarks/memory.py profile=imdb train.precision=bf16 --measure --output benchmarks/memory.json
 
-Counted for each experiment with its settings and those given, for a batch of reviews as long as the limit. The values
-kept for the backward pass are counted tensor by tensor as autograd saves them (each storage once, weights not again).
+Counted for each experiment with its settings and those given, for a batch of reviews as long as the limit. The
+activations saved for the backward pass are counted tensor by tensor as autograd saves them (each storage once, without
+the weights).
 
 `--measure` sets the peak of a step's resident memory beside them, on a CPU under Linux, each in a process of its own in
 which what is freed goes back to the system at once: a long run also holds what its allocator keeps for later.
@@ -23,11 +24,13 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from config import Config, InputError, load_config  # noqa: E402
+from config import CONFIGS, Config, load_config  # noqa: E402
 from models import ReviewClassifier, build_model, count_parameters  # noqa: E402
-from train import autocast  # noqa: E402
+from training.command import run_command  # noqa: E402
+from training.evaluation import autocast  # noqa: E402
 
 VOCABULARY = 30522
+EXPERIMENTS = [*sorted(CONFIGS.glob("[1-8]_*.yaml")), *sorted(CONFIGS.glob("variants/8*.yaml"))]
 STEPS = 4
 # glibc maps every block from this size on by itself, and unmaps it when it is freed.
 RETURN_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
@@ -60,7 +63,10 @@ def saved_bytes(model: ReviewClassifier, config: Config) -> int:
         return tensor
 
     batch = full_batch(config)
-    with autocast(config, torch.device("cpu")), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        autocast(config.train.precision, torch.device("cpu")),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         output = model(**batch)
     assert output.loss.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
@@ -75,7 +81,7 @@ def step_peak_bytes(path: Path, settings: list[str]) -> int:
         if step == STEPS - 1:
             Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
         optimizer.zero_grad()
-        with autocast(config, torch.device("cpu")):
+        with autocast(config.train.precision, torch.device("cpu")):
             loss = model(**batch).loss
         loss.backward()
         optimizer.step()
@@ -89,9 +95,8 @@ def row(path: Path, settings: list[str]) -> dict:
     model = last_epoch_model(config)
     weights, trained = count_parameters(model), count_parameters(model, trainable=True)
     return {
-        "key": path.stem.partition("_")[0],
-        "experiment": config.experiment,
-        "name": config.name,
+        "key": config.key,
+        "label": config.architecture,
         "batch": [config.train.batch_size, config.data.max_length],
         "precision": config.train.precision,
         "parameters": weights,
@@ -113,27 +118,27 @@ def in_a_fresh_process(function, *arguments):
 def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of a training step, by arithmetic.")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for train.py")
-    parser.add_argument("--output", type=Path, help="JSON list of rows to write")
+    parser.add_argument("--output", type=Path, help="JSON to write: rows, one a model")
     parser.add_argument("--measure", action="store_true", help="measure a step of each, too")
     options = parser.parse_args()
+    return run_command(lambda: count(options.settings, options.measure, options.output))
+
+
+def count(settings: list[str], measure: bool, output: Path | None) -> None:
+    """Print, and write, a row for each experiment."""
     # Interpreter and libraries, before there is a model: in resident memory they stand beside all of it.
-    base = psutil.Process().memory_info().rss
-    found = []
-    for path in sorted((ROOT / "configs").glob("[1-8]*_*.yaml")):
-        try:
-            found.append({**row(path, options.settings), "libraries_bytes": base})
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        if options.measure:
-            found[-1]["measured_bytes"] = in_a_fresh_process(step_peak_bytes, path, options.settings)
-        sizes = {key: found[-1][key] / 2**20 for key in found[-1] if key.endswith("_bytes")}
+    libraries = psutil.Process().memory_info().rss
+    rows = []
+    for path in EXPERIMENTS:
+        rows.append({**row(path, settings), "libraries_bytes": libraries})
+        if measure:
+            rows[-1]["measured_bytes"] = in_a_fresh_process(step_peak_bytes, path, settings)
+        sizes = {key: value / 2**20 for key, value in rows[-1].items() if key.endswith("_bytes")}
         print(
-            f"{found[-1]['key']} {found[-1]['name']}: " + ", ".join(f"{k[:-6]} {v:,.0f} MiB" for k, v in sizes.items())
+            f"{rows[-1]['key']} {rows[-1]['label']}: " + ", ".join(f"{k[:-6]} {v:,.0f} MiB" for k, v in sizes.items())
         )
-    if options.output:
-        options.output.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+    if output:
+        output.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

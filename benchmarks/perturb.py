@@ -6,6 +6,7 @@ python benchmarks/perturb.py
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,25 +14,25 @@ sys.path.insert(0, str(ROOT))
 
 from config import DataConfig  # noqa: E402
 from data import load_reviews  # noqa: E402
-from perturbations import EIGHT, PERTURBATIONS, WORD, perturb  # noqa: E402
+from perturbations import PERTURBATIONS, WORD, WORD_EDITS, perturb  # noqa: E402
 
-REVIEWS, TURNS = 1000, 3
+NUM_REVIEWS, NUM_TURNS = 1000, 3
 
 
 def main() -> int:
-    texts = load_reviews(DataConfig()).validation.texts[:REVIEWS]
-    words = sum(len(WORD.findall(text)) for text in texts)
-    print(f"{len(texts):,} reviews, {words:,} words; seconds of processor time at amount 0.5, median of {TURNS}")
-    for label, names in {**{name: name for name in PERTURBATIONS}, "all eight swaps composed": EIGHT}.items():
-        taken = []
-        for turn in range(TURNS):
-            started = time.process_time()
-            perturb(texts, names, seed=turn)
-            taken.append(time.process_time() - started)
-        print(
-            f"{label:26s} {statistics.median(taken):6.2f} s  {words / statistics.median(taken) / 1e3:8,.0f} k words/s"
-        )
+    texts = load_reviews(DataConfig()).validation.texts[:NUM_REVIEWS]
+    num_words = sum(len(WORD.findall(text)) for text in texts)
+    print(f"{len(texts):,} reviews, {num_words:,} words; processor time at amount 0.5, median of {NUM_TURNS}")
+    for label, names in {**{name: name for name in PERTURBATIONS}, "all eight word edits": WORD_EDITS}.items():
+        seconds = statistics.median(_processor_seconds(texts, names, seed) for seed in range(NUM_TURNS))
+        print(f"{label:20s} {seconds:6.2f} s  {num_words / seconds / 1e3:8,.0f} k words/s")
     return 0
+
+
+def _processor_seconds(texts: Sequence[str], names: str | Sequence[str], seed: int) -> float:
+    started = time.process_time()
+    perturb(texts, names, seed=seed)
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -122,5 +122,5 @@ def evaluate(model: ReferenceClassifier, batches: DataLoader, device: torch.devi
         labels = batch["labels"].to(device)
         logits.append(model(input_ids, attention_mask))
         correct += (logits[-1].argmax(dim=1) == labels).sum().item()
-    found = torch.cat(logits)
-    return correct / len(found), found.cpu()
+    all_logits = torch.cat(logits)
+    return correct / len(all_logits), all_logits.cpu()

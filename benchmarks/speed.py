@@ -1,9 +1,9 @@
-"""How fast training, evaluation, layers and pipeline are, beside the textbook way and PyTorch's own.
+"""How fast training, evaluation, layers and pipeline are, beside the reference implementation and PyTorch's own.
 
     python benchmarks/speed.py [--quick] [--device cuda] [--output FILE] [--only training evaluation ...]
 
 Each pair runs in alternation in one process on the same weights; medians and spreads are printed, with the ratio of the
-medians (how many times the textbook's speed, or for a layer how many times PyTorch's time) and the largest
+medians (the speed-up over the reference, or for a layer how many times PyTorch's time) and the largest
 difference of logits or outputs. README and `README.md` beside this file say what the figures were.
 """
 
@@ -39,14 +39,16 @@ from config import Config, load_config  # noqa: E402
 from data import Reviews, batch_loader, load_reviews, training_batches  # noqa: E402
 from lstm import LSTM  # noqa: E402
 from models import ReviewClassifier, build_model  # noqa: E402
-from train import Trainer, autocast, build_optimizer, fit, keep_frozen, predict_logits, training_step  # noqa: E402
+from train import cache_frozen_features  # noqa: E402
 from training.checkpoint import checkpoints_of  # noqa: E402
 from training.device import device_name, now  # noqa: E402
+from training.evaluation import predict_logits  # noqa: E402
+from training.trainer import Trainer, TrainingStep  # noqa: E402
 from transformer_solution import LayerNorm, MultiHeadedAttention  # noqa: E402
 
 YELP = ROOT.parent / "shared" / "data" / "yelp_reviews" / "train.csv"
 SCRATCH = sorted((ROOT / "configs").glob("[1-7]_*.yaml"))
-BERT = ROOT / "configs" / "8_minilm.yaml"
+MINILM = ROOT / "configs" / "8_minilm.yaml"
 
 
 class Bench:
@@ -145,7 +147,7 @@ class Bench:
 
 
 class Case:
-    """An experiment on reviews of one length distribution: the classifier, and the textbook's at equal weights."""
+    """An experiment on reviews of one length distribution: the classifier, and the reference at equal weights."""
 
     def __init__(self, bench: Bench, path: Path, lengths: str):
         self.bench, self.path, self.lengths = bench, path, lengths
@@ -187,8 +189,7 @@ def bench_training(bench: Bench) -> None:
 def measure_training(case: Case, rate: float) -> float:
     """One experiment's row of `bench_training`; returns the ratio."""
     config, reviews, device = case.config, case.reviews, case.bench.device
-    optimizer, schedule = build_optimizer(config, case.fast, 10**6)
-    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    step = TrainingStep(case.fast, config.train, 10**6, device)
     slow_optimizer = torch.optim.AdamW(case.slow.parameters(), lr=config.train.learning_rate, eps=config.train.adam_eps)
     slow_batches = reference_batches(config, reviews, config.train.batch_size, shuffle=True)
 
@@ -196,7 +197,7 @@ def measure_training(case: Case, rate: float) -> float:
         case.fast.train()
         batches = training_batches(reviews.train.lengths, config.train.batch_size, 0, 1)
         for batch in batch_loader(reviews.train, batches, device):
-            training_step(case.fast, batch, optimizer, schedule, scaler, config)
+            step(batch)
 
     def run_slow() -> None:
         for _ in reference.train_epoch(case.slow, slow_batches, slow_optimizer, device):
@@ -211,7 +212,7 @@ def measure_training(case: Case, rate: float) -> float:
 def bench_evaluation(bench: Bench) -> None:
     """Reviews a second in evaluation, data included: both length distributions; the mean is that of 1-7."""
     for lengths in bench.sources:
-        rows = [measure_evaluation(bench.case(path, lengths)) for path in (*SCRATCH, BERT)]
+        rows = [measure_evaluation(bench.case(path, lengths)) for path in (*SCRATCH, MINILM)]
         add_mean(bench, "evaluation", lengths, rows[: len(SCRATCH)])
 
 
@@ -222,13 +223,13 @@ def measure_evaluation(case: Case) -> float:
     batches = reference_batches(config, case.reviews, size, shuffle=False)
     calls = {
         "reference": lambda: reference.evaluate(case.slow, batches, device),
-        "fast": lambda: predict_logits(case.fast, case.reviews.train, size, device, config),
+        "fast": lambda: predict_logits(case.fast, case.reviews.train, size, device),
     }
     return case.measure("evaluation", calls)["ratio"]
 
 
 def reference_batches(config: Config, reviews: Reviews, size: int, shuffle: bool) -> DataLoader:
-    """The training reviews as the textbook batches them."""
+    """The training reviews as the reference batches them."""
     split = reviews.train
     return reference.loader(
         split.texts, split.labels.tolist(), reviews.tokenizer, size, config.data.max_length, shuffle
@@ -249,29 +250,29 @@ def logits_difference(
     fast.eval()
     batches = reference_batches(config, reviews, 64, shuffle=False)
     _, expected = reference.evaluate(slow, batches, bench.device)
-    found = predict_logits(fast, reviews.train, 64, bench.device, config)
-    return (found - expected.double()).abs().max().item()
+    logits = predict_logits(fast, reviews.train, 64, bench.device)
+    return (logits - expected.double()).abs().max().item()
 
 
-def bench_bert(bench: Bench) -> None:
-    """Experiment 8: two epochs, the last layer thawed in the second, an evaluation after each."""
+def bench_minilm(bench: Bench) -> None:
+    """Experiment 8: two epochs, the last layer unfrozen in the second, an evaluation after each."""
     for lengths in bench.sources:
         train, evaluated = (16, 8) if bench.quick else (2000, 500) if lengths == "imdb" else (1800, 200)
-        config = bench.config(BERT, lengths, f"data.max_train_samples={train}", f"data.max_eval_samples={evaluated}")
+        config = bench.config(MINILM, lengths, f"data.max_train_samples={train}", f"data.max_eval_samples={evaluated}")
         config = replace(config, train=replace(config.train, eval_steps=10**6))
         reviews = load_reviews(config.data)
-        difference = bench.case(BERT, lengths).difference
+        difference = bench.case(MINILM, lengths).difference
         accuracy: dict[str, float] = {}
-        calls = {"reference": partial(bert_reference, bench, config, reviews, accuracy)}
-        for precision, kept in (("fp32", None), ("fp32", "fp32"), ("bf16", "bf16")):
-            name = f"{precision}, kept {kept}"
-            calls[name] = partial(bert_fast, bench, config, reviews, accuracy, precision, kept, name)
+        calls = {"reference": partial(minilm_reference, bench, config, reviews, accuracy)}
+        for precision, cached in (("fp32", None), ("fp32", "fp32"), ("bf16", "bf16")):
+            name = f"{precision}, " + (f"cached {cached}" if cached else "not cached")
+            calls[name] = partial(minilm_fast, bench, config, reviews, accuracy, precision, cached, name)
         seconds = bench.take_turns(calls, rounds=1)
         for name in list(calls)[1:]:
             bench.add(
                 {"reference": seconds["reference"], name: seconds[name]},
                 ("reference", name),
-                bench="bert",
+                bench="minilm",
                 experiment=f"8_minilm {name}",
                 lengths=lengths,
                 max_difference=difference if name.startswith("fp32") else None,
@@ -280,10 +281,10 @@ def bench_bert(bench: Bench) -> None:
                 },
                 validation_accuracy=dict(accuracy),
             )
-        print(f"{'bert':<12}accuracy of {evaluated} validation reviews: {accuracy}")
+        print(f"{'minilm':<12}accuracy of {evaluated} validation reviews: {accuracy}")
 
 
-def bert_reference(bench: Bench, config: Config, reviews: Reviews, accuracy: dict[str, float]) -> None:
+def minilm_reference(bench: Bench, config: Config, reviews: Reviews, accuracy: dict[str, float]) -> None:
     torch.manual_seed(0)
     model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
     slow = reference.ReferenceClassifier(model)
@@ -299,40 +300,39 @@ def bert_reference(bench: Bench, config: Config, reviews: Reviews, accuracy: dic
         accuracy["reference"], _ = reference.evaluate(slow, batches, bench.device)
 
 
-def bert_fast(
+def minilm_fast(
     bench: Bench,
     config: Config,
     reviews: Reviews,
     accuracy: dict[str, float],
     precision: str,
-    kept: str | None,
+    cached: str | None,
     name: str,
 ) -> None:
-    """With nothing kept from an earlier round: the frozen layers' outputs are computed anew in each."""
+    """With an empty cache: the frozen layers' outputs are computed anew in each round."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = replace(config.train, precision=precision, cache_frozen_features=kept)
+        settings = replace(config.train, precision=precision, cache_frozen_features=cached)
         config = replace(config, data=replace(config.data, cache_dir=folder), train=settings)
         torch.manual_seed(0)
         model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(bench.device)
-        if kept:
-            with autocast(config, bench.device):
-                reviews = keep_frozen(config, model, reviews)
-        record = fit(config, model, reviews, bench.device, Path(folder))
+        if cached:
+            reviews = cache_frozen_features(config, model, reviews, bench.device)
+        record = Trainer(config, model, reviews, bench.device, Path(folder)).fit()
         accuracy[name] = record.last["validation_accuracy"]
 
 
 def bench_checkpoints(bench: Bench) -> None:
     """What saving the whole state of a run costs: seconds, bytes, and the share of the default interval."""
-    for path in SCRATCH[:1] if bench.quick else (*SCRATCH, BERT):
+    for path in SCRATCH[:1] if bench.quick else (*SCRATCH, MINILM):
         case = bench.case(path, "imdb")
         config, reviews = case.config, case.reviews
         with tempfile.TemporaryDirectory(dir=ROOT) as folder:
             trainer = Trainer(config, case.fast, reviews, bench.device, Path(folder))
-            # Every layer that the run will thaw has its states in the optimiser.
+            # Every layer that the run will train has its states in the optimiser.
             case.fast.start_epoch(config.train.epochs)
             case.fast.train()
             indices = training_batches(reviews.train.lengths, 8, 0, 1)[0]
-            trainer.step(indices, next(batch_loader(reviews.train, [indices], bench.device)))
+            trainer.train_step(indices, next(batch_loader(reviews.train, [indices], bench.device)))
             seconds = bench.alternate({"checkpoint": trainer.save}, rounds=1 if bench.quick else 5)["checkpoint"]
             size = sum(file.stat().st_size for file in checkpoints_of(Path(folder))[0].iterdir())
         share = statistics.median(seconds) / (60 * config.train.save_minutes)
@@ -394,7 +394,7 @@ def bench_lstm(bench: Bench, batch: int, steps: int, inputs: int, size: int) -> 
     x = torch.randn(batch, steps, inputs, device=bench.device, requires_grad=True)
     states = tuple(torch.zeros(1, batch, size, device=bench.device) for _ in range(2))
     difference = (ours(x, states)[0] - reference(x, states)[0]).abs().max().item()
-    calls = {"scratch": lambda: ours(x, states)[0], "by steps": lambda: ours.forward_by_steps(x, states)[0]}
+    calls = {"scratch": lambda: ours(x, states)[0], "by steps": lambda: ours.forward_reference(x, states)[0]}
     compare_layers(bench, "LSTM", lambda: reference(x, states)[0], calls, difference)
 
 
@@ -402,7 +402,7 @@ def bench_layer_norm(bench: Bench, batch: int, steps: int, width: int) -> None:
     ours, reference = LayerNorm(width).to(bench.device), nn.LayerNorm(width).to(bench.device)
     x = torch.randn(batch, steps, width, device=bench.device, requires_grad=True)
     difference = (ours(x) - reference(x)).abs().max().item()
-    calls = {"scratch": lambda: ours(x), "by definition": lambda: ours.forward_by_definition(x)}
+    calls = {"scratch": lambda: ours(x), "by definition": lambda: ours.forward_reference(x)}
     compare_layers(bench, "LayerNorm", lambda: reference(x), calls, difference)
     if not bench.quick:
         compiled = torch.compile(ours)
@@ -468,7 +468,7 @@ def bench_pipeline(bench: Bench) -> None:
         config = bench.config(SCRATCH[0], lengths, f"data.max_train_samples={bench.reviews if bench.quick else 1900}")
         reviews = load_reviews(config.data)
         calls = {
-            "reference": partial(pipeline_textbook, bench, config, reviews, epochs),
+            "reference": partial(pipeline_reference, bench, config, reviews, epochs),
             "fast": partial(pipeline_fast, bench, config, reviews, epochs),
         }
         seconds = bench.alternate(calls)
@@ -487,13 +487,13 @@ def bench_pipeline(bench: Bench) -> None:
     started = time.perf_counter()
     reviews = load_reviews(config.data)
     next(iter(batch_loader(reviews.train, training_batches(reviews.train.lengths, 64, 0, 1), bench.device)))
-    taken = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     row = {"bench": "warm start", "experiment": "first batch", "lengths": "imdb", "ratio": None, "max_difference": None}
-    bench.rows.append({**row, "median_seconds": {"fast": taken}})
-    print(f"{'warm start':<12}{'first batch of all IMDB':<28}{taken:.2f} s, imports aside")
+    bench.rows.append({**row, "median_seconds": {"fast": seconds}})
+    print(f"{'warm start':<12}{'first batch of all IMDB':<28}{seconds:.2f} s, imports aside")
 
 
-def pipeline_textbook(bench: Bench, config: Config, reviews: Reviews, epochs: int) -> None:
+def pipeline_reference(bench: Bench, config: Config, reviews: Reviews, epochs: int) -> None:
     for _ in range(epochs):
         for batch in reference_batches(config, reviews, bench.batch_size, shuffle=True):
             for tensor in batch.values():
@@ -549,7 +549,7 @@ BENCHES = {
     "training": bench_training,
     "scaling": bench_scaling,
     "checkpoints": bench_checkpoints,
-    "bert": bench_bert,
+    "minilm": bench_minilm,
 }
 
 

@@ -1,6 +1,6 @@
-"""Kill a training run with SIGKILL at random moments, resume it each time, and compare with one that was left alone.
+"""Stop or kill training runs, resume them, and compare the results with those of a run that was left alone.
 
-python tests/kill.py --moments 500     # the long version of the test in test_checkpoint.py
+python tests/kill.py --moments 500     # SIGKILL at random moments: the long version of a test in test_checkpoint.py
 """
 
 import argparse
@@ -22,96 +22,31 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from config import Config, load_config
+from config import Config
+from helpers import small_config, without_timings, write_review_files
 from training.checkpoint import FOLDER, checkpoints_of, verify_folder
+from training.interrupts import InterruptedRun
 
-# What a log holds beside the result: a run that was interrupted differs in these.
-TIMINGS = (
-    "train_seconds",
-    "evaluation_seconds",
-    "checkpoint_seconds",
-    "test_seconds",
-    "memory",
-    "steady_memory_bytes",
-    "peak_memory_bytes",
-)
-# Children are forked from a server that has the modules loaded, and has computed nothing.
+# Children are forked from a server that has loaded the modules and computed nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train"])
+_UNINTERRUPTED: dict[str, dict] = {}
 
 
-def child(config: Config) -> None:
-    """A run that keeps its last checkpoint, in one thread."""
-    torch.set_num_threads(1)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    logging.disable(logging.WARNING)
-    remove = shutil.rmtree
-    shutil.rmtree = keep_checkpoints(remove)
-    train.run(config)
-    shutil.rmtree = remove
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moments", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = killable_config(Path(folder) / "run", write_review_files(Path(folder)))
+        kill_and_resume(config, options.moments, options.seed)
+    print(f"{options.moments} kills before the run's end: the result was the same each time")
 
 
-def keep_checkpoints(remove):
-    """`shutil.rmtree` that leaves the folder of checkpoints alone."""
-    return lambda path, **options: None if Path(path).name == FOLDER else remove(path, **options)
-
-
-def start(config: Config) -> multiprocessing.Process:
-    process = CONTEXT.Process(target=child, args=(config,))
-    process.start()
-    return process
-
-
-def finish(config: Config) -> float:
-    """Start a run and wait for its end; returns the seconds it took."""
-    started = time.monotonic()
-    process = start(config)
-    process.join(60)
-    assert process.exitcode == 0, f"exit code {process.exitcode}"
-    return time.monotonic() - started
-
-
-def kill_after(config: Config, seconds: float) -> bool:
-    """Start a run and kill it after so many seconds; returns whether it was still alive."""
-    process = start(config)
-    process.join(seconds)
-    alive = process.is_alive()
-    process.kill()
-    process.join()
-    process.close()
-    return alive
-
-
-def result_of(run_dir: Path) -> dict:
-    """All that must be equal: weights, optimiser and random states by their sha256, log lines, predictions, summary."""
-    last = checkpoints_of(run_dir)[0]
-    state = json.loads((last / "state.json").read_text())
-    files = json.loads((last / "manifest.json").read_text())["files"]
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((run_dir / "summary.json").read_text())
-    record = state.pop("record")
-    assert record["history"] == lines
-    untimed = [{key: value for key, value in part.items() if key not in TIMINGS} for part in (*lines, summary, record)]
-    for part in untimed:
-        part.pop("best", None), part.pop("history", None)
-    return {
-        "step": last.name,
-        "files": {name: entry for name, entry in files.items() if name != "state.json"},
-        "best": (run_dir / "best" / "model.safetensors").read_bytes(),
-        "state": {key: value for key, value in state.items() if key != "settings"},
-        "lines": untimed,
-        "predictions": [(run_dir / f"{n}_predictions.csv").read_text() for n in ("validation", "test")],
-    }
-
-
-def check_what_is_there(run_dir: Path) -> None:
-    """After a kill: every checkpoint is whole, every line of the log but a torn last one is JSON."""
-    for folder in checkpoints_of(run_dir):
-        verify_folder(folder, ("model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"))
-    log = run_dir / "metrics.jsonl"
-    if log.exists():
-        for line in log.read_text().split("\n")[:-1]:
-            json.loads(line)
+def killable_config(run_dir: Path, reviews: Path) -> Config:
+    """A Transformer with dropout on the small files of a folder, saving every step."""
+    return small_config("5_transformer_prenorm", reviews, run_dir, "train.save_steps=1")
 
 
 def kill_and_resume(config: Config, moments: int, seed: int) -> None:
@@ -131,38 +66,129 @@ def kill_and_resume(config: Config, moments: int, seed: int) -> None:
             shutil.rmtree(run_dir)
         check_what_is_there(run_dir)
         finish(config)
-        assert result_of(run_dir) == expected, f"killed after {moment:.3f} s of {life:.3f}"
+        assert_same_result(result_of(run_dir), expected, f"killed after {moment:.3f} s of {life:.3f}")
 
 
-def small_config(folder: Path, reviews: Path) -> Config:
-    """A Transformer with dropout on the small files of the tests, saving every step."""
-    settings = [
-        "data.source=files",
-        *(f"data.{name}={reviews / name}.csv" for name in ("train", "validation", "test")),
-        f"data.cache_dir={reviews / 'cache'}",
-        f"run_dir={folder / 'run'}",
-        "device=cpu",
-        "data.max_length=24",
-        "model.embedding_size=8",
-        "model.hidden_size=8",
-        "train.batch_size=8",
-        "train.eval_steps=4",
-        "train.save_steps=1",
-    ]
-    return replace(load_config("configs/5_transformer_prenorm.yaml", settings), name="killed")
+def finish(config: Config) -> float:
+    """Start a run in a process and wait for its end; returns the seconds it took."""
+    started = time.monotonic()
+    process = start(config)
+    process.join(60)
+    assert process.exitcode == 0, f"{config.run_dir}: exit code {process.exitcode}"
+    return time.monotonic() - started
 
 
-def main() -> None:
-    from conftest import write_review_files
+def kill_after(config: Config, seconds: float) -> bool:
+    """Start a run in a process and kill it after so many seconds; returns whether it was still alive."""
+    process = start(config)
+    process.join(seconds)
+    is_alive = process.is_alive()
+    process.kill()
+    process.join()
+    process.close()
+    return is_alive
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        config = small_config(Path(folder), write_review_files(Path(folder)))
-        kill_and_resume(config, options.moments, options.seed)
-    print(f"{options.moments} kills before the run's end: the result was the same each time")
+
+def start(config: Config) -> multiprocessing.Process:
+    process = CONTEXT.Process(target=run_child, args=(config,))
+    process.start()
+    return process
+
+
+def run_child(config: Config) -> None:
+    """A run that keeps its last checkpoint, in one thread."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    logging.disable(logging.WARNING)
+    shutil.rmtree = keep_checkpoints(shutil.rmtree)
+    train.run(config)
+
+
+def keep_checkpoints(rmtree):
+    """`shutil.rmtree` that leaves the folder of checkpoints alone."""
+    return lambda path, **options: None if Path(path).name == FOLDER else rmtree(path, **options)
+
+
+def check_what_is_there(run_dir: Path) -> None:
+    """After a kill: every checkpoint is whole, every line of the log but a torn last one is JSON."""
+    for folder in checkpoints_of(run_dir):
+        verify_folder(folder, ("model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"))
+    log = run_dir / "metrics.jsonl"
+    if log.exists():
+        for line in log.read_text().split("\n")[:-1]:
+            json.loads(line)
+
+
+# ---------------------------------------------------------------- results
+
+
+def result_of(run_dir: Path) -> dict:
+    """All that must be equal, by the file it stands in: weights, optimiser and random states by their sha256."""
+    last = checkpoints_of(run_dir)[0]
+    state = json.loads((last / "state.json").read_text())
+    files = json.loads((last / "manifest.json").read_text())["files"]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    record = state.pop("record")
+    assert record.pop("history") == lines, f"{last / 'state.json'}: other lines than metrics.jsonl"
+    record.pop("best")
+    state.pop("settings")
+    return {
+        "last checkpoint": last.name,
+        **{name: entry for name, entry in files.items() if name != "state.json"},
+        "state.json": state,
+        "state.json: record": without_timings([record])[0],
+        "best/model.safetensors": (run_dir / "best" / "model.safetensors").read_bytes(),
+        "metrics.jsonl": without_timings(lines),
+        "summary.json": without_timings([summary])[0],
+        **{name: (run_dir / name).read_text() for name in ("validation_predictions.csv", "test_predictions.csv")},
+    }
+
+
+def assert_same_result(result: dict, expected: dict, when: str = "resumed") -> None:
+    """Equal in every part of `result_of`."""
+    different = different_parts(result, expected)
+    assert not different, f"{when}: these differ from the run that was left alone: {different}"
+
+
+def different_parts(result: dict, expected: dict) -> list[str]:
+    """The parts of `result_of` in which two runs differ."""
+    return [name for name in expected if result.get(name) != expected[name]]
+
+
+def uninterrupted(config: Config) -> dict:
+    """The result of a run of these settings that nothing stops, computed once a process."""
+    key = f"{config.experiment} {config.train}"
+    if key not in _UNINTERRUPTED:
+        run_dir = config.run_dir + "-uninterrupted"
+        train.run(replace(config, run_dir=run_dir))
+        _UNINTERRUPTED[key] = result_of(Path(run_dir))
+    return _UNINTERRUPTED[key]
+
+
+# ---------------------------------------------------------------- runs that stop at a step
+
+
+def run_until_complete(config: Config, most: int = 10) -> int:
+    """Start a run again until it is complete; returns how often it was stopped."""
+    for num_stops in range(most):
+        try:
+            train.run(config)
+            return num_stops
+        except InterruptedRun:
+            continue
+    raise AssertionError(f"{config.run_dir}: stopped {most} times, not complete")
+
+
+def interrupted(config: Config, stop_at, *steps: int) -> Path:
+    """The folder of a run that stops in the last of `steps`; `stop_at` is the fixture."""
+    stop_at(*steps)
+    try:
+        train.run(config)
+    except InterruptedRun:
+        stop_at()
+        return Path(config.run_dir)
+    raise AssertionError(f"{config.run_dir}: not stopped at step {steps}")
 
 
 if __name__ == "__main__":

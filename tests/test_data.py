@@ -1,13 +1,16 @@
-"""data.py: readers and what they refuse, splits, the cache, tokens and padding, batches."""
+"""data.py: readers and what they refuse, splits, the cache, tokens and padding, batches, atomic writes."""
 
 import csv
+import errno
 import json
 import random
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import huggingface_hub
@@ -22,14 +25,17 @@ from hypothesis.extra.numpy import arrays
 from transformers import AutoTokenizer
 
 import data
-from config import DataConfig, InputError
+from config import DataConfig, InputError, RunError
 from data import (
     TokenizedReviews,
+    TokenizedTexts,
+    atomic_path,
     balanced_subset,
     batch_loader,
     clean,
     evaluation_batches,
     hold_out,
+    is_disk_full,
     load_reviews,
     load_tokenizer,
     packaged_encoder,
@@ -39,13 +45,9 @@ from data import (
     read_source,
     read_texts,
     training_batches,
+    write_text,
 )
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+from helpers import assert_same_tensors, write_file
 
 
 def contents(reviews: Dataset) -> list[tuple[str, int, int]]:
@@ -93,11 +95,11 @@ def refusal(path: Path) -> str:
         ("<br /><br />", ""),
     ],
 )
-def test_escapes_become_what_they_stand_for_and_all_else_stays(text, cleaned):
+def test_clean_resolves_escapes_and_leaves_the_rest(text, cleaned):
     assert clean(text) == cleaned
 
 
-# ---------------------------------------------------------------- files that are read
+# ---------------------------------------------------------------- files that are accepted
 
 REVIEWS = [
     ("Bad, and slow.", 0),
@@ -169,34 +171,47 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_file_reads_as_the_same_reviews(tmp_path, name):
+def test_every_file_format_gives_the_same_reviews(tmp_path, name):
     FORMS[name](tmp_path / name)
     reviews = read_file(tmp_path / name)
     assert contents(reviews) == CLEANED
     assert reviews.features["label"].names == ["negative", "positive"]
 
 
-def test_a_path_may_be_a_string(tmp_path):
+def test_path_may_be_a_string(tmp_path):
     write_yelp(tmp_path / "reviews.csv")
     assert contents(read_file(str(tmp_path / "reviews.csv"))) == CLEANED
 
 
-def test_yelp_labels_without_quotes_read_as_those_with(tmp_path):
-    path = write(tmp_path, "reviews.csv", '1,bad\n2,"good, ""very"""\n')
+def test_unquoted_yelp_labels_are_accepted(tmp_path):
+    path = write_file(tmp_path, "reviews.csv", '1,bad\n2,"good, ""very"""\n')
     assert contents(read_file(path)) == [("bad", 0, 0), ('good, "very"', 1, 1)]
 
 
 @pytest.mark.parametrize("name", ["a?b.csv", "a*b.csv", "a[1].csv", "a b.csv", "a#b.csv"])
-def test_a_file_is_read_alone_whatever_its_name_holds(tmp_path, name):
+def test_glob_characters_in_a_file_name_match_no_other_file(tmp_path, name):
     for other in ("a1b.csv", "a1.csv"):
-        write(tmp_path, other, "1,another bad\n2,another good\n")
-    assert contents(read_file(write(tmp_path, name, "1,bad\n2,good\n"))) == [("bad", 0, 0), ("good", 1, 1)]
+        write_file(tmp_path, other, "1,another bad\n2,another good\n")
+    assert contents(read_file(write_file(tmp_path, name, "1,bad\n2,good\n"))) == [("bad", 0, 0), ("good", 1, 1)]
 
 
-def test_texts_are_read_without_labels_and_uncleaned(tmp_path):
-    path = write(tmp_path, "texts.csv", 'text\n"one<br />two"\n""\nNA\n')
+def test_read_texts_needs_no_labels_and_does_not_clean(tmp_path):
+    path = write_file(tmp_path, "texts.csv", 'text\n"one<br />two"\n""\nNA\n')
     assert read_texts(path) == ["one<br />two", "", "NA"]
     assert refusal(path).startswith(": no column 'label'; training and evaluation need one of 0 (negative) and 1")
+
+
+def test_byte_order_mark_is_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text":"bad","label":0}\n{"text":"good","label":1}\n')
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\nbad,0\ngood,1\n")
+    for name in ("a.jsonl", "a.csv"):
+        assert list(read_file(tmp_path / name)["text"]) == ["bad", "good"], name
+
+
+def test_text_of_any_length_is_read(tmp_path):
+    long = "good " * 50_000
+    path = write_file(tmp_path, "reviews.csv", f"text,label\nbad,0\n{long},1\n")
+    assert read_file(path)["text"][1] == long.strip()
 
 
 # ---------------------------------------------------------------- files that are refused
@@ -209,7 +224,7 @@ QUOTED = r"; expected 2 \(a text that contains commas or quotes must be quoted\)
 BAD_FILES = {
     "empty file": (".csv", "", r": the file is empty$"),
     "empty JSONL": (".jsonl", "", r": the file is empty$"),
-    "blank line alone": (".csv", "\n", r", row 1: found \[\]" + re.escape(YELP_OR_HEADER)),
+    "only a blank line": (".csv", "\n", r", row 1: found \[\]" + re.escape(YELP_OR_HEADER)),
     "no rows": (".csv", "text,label\n", r": .*no data"),
     "third column at first": (".csv", "1,bad,x\n2,good\n", r", row 1: 3 columns, \['1', 'bad', 'x'\]" + QUOTED),
     "third column later": (".csv", "1,bad\n2,good, even\n", r", row 2: 3 columns, \['2', 'good', ' even'\]" + QUOTED),
@@ -218,7 +233,7 @@ BAD_FILES = {
         "text,label\nbad,0\nok, fine,1\n",
         r", row \d: 3 columns, \['ok', ' fine', '1'\]" + QUOTED,
     ),
-    "one column alone": (".csv", "bad\ngood\n", r", row 1: found \['bad'\]" + re.escape(YELP_OR_HEADER)),
+    "one column": (".csv", "bad\ngood\n", r", row 1: found \['bad'\]" + re.escape(YELP_OR_HEADER)),
     "one column at first": (".csv", "1\n2,good\n", r", row 1: 1 columns, \['1'\]" + QUOTED),
     "one column later": (".csv", "1,bad\n2\n", r", row 2: 1 columns, \['2'\]" + QUOTED),
     "other header": (
@@ -235,7 +250,7 @@ BAD_FILES = {
     "no label in JSONL": (".jsonl", '{"text": "bad"}\n', r": no column 'label'; .* 0 \(negative\) and 1$"),
     "empty text": (".csv", "1,bad\n2,\n", r", row 2: the text is empty; give every row a text, or remove the row$"),
     "blank text": (".csv", '1," "\n2,good\n', r", row 1: the text is empty"),
-    "text of nothing but a tag": (".csv", "1,bad\n2,<br />\n", r", row 2: the text is empty"),
+    "text of a tag only": (".csv", "1,bad\n2,<br />\n", r", row 2: the text is empty"),
     "label 3": (".csv", "1,bad\n3,good\n", r", row 2: label '3'; accepted are 1 \(negative\) and 2$"),
     "label 0 among 1 and 2": (".csv", "1,bad\n0,good\n", r", row 2: label '0'; accepted are 1 \(negative\) and 2$"),
     "label 3 at first": (".csv", "3,bad\n1,good\n", r", row 1: found \['3', 'bad'\]" + re.escape(YELP_OR_HEADER)),
@@ -272,7 +287,7 @@ BAD_FILES = {
         r", line 1: byte 0xe9 is not UTF-8; save .* UTF-8$",
     ),
     "one class": (".csv", "1,bad\n1,worse\n", r": all 2 rows have the label '1'; both classes are needed$"),
-    "quote that never ends": (".csv", '1,bad\n2,"good\n', r", row 2: unexpected end of data$"),
+    "unclosed quote": (".csv", '1,bad\n2,"good\n', r", row 2: unexpected end of data$"),
     "text after a quote": (".csv", '1,bad\n2,"good" one\n', r", row 2: ',' expected after '\"'$"),
     "unknown kind": (".txt", "1,bad\n", r": unknown kind '\.txt'; accepted are \.csv, \.json, \.jsonl, \.parquet$"),
     "null text in JSONL": (
@@ -290,43 +305,47 @@ BAD_FILES = {
         '{"text": ["bad", "good"], "label": [0, 1]}',
         r", row 1: the text is \['bad', 'good'\]; expected a string$",
     ),
-    "torn JSONL": (
+    "truncated JSONL": (
         ".jsonl",
         '{"text": "bad", "label": 0}\n{"text": "good", "la',
         r", row 2: not JSON: Unterminated string",
     ),
-    "torn JSON": (".json", '[{"text": "bad"', r": not readable as json: "),
-    "no JSON": (".json", "hello", r": not readable as json: "),
-    "no Parquet": (".parquet", "hello", r": not readable as parquet: "),
+    "truncated JSON": (".json", '[{"text": "bad"', r": not readable as json: "),
+    "not JSON": (".json", "hello", r": not readable as json: "),
+    "not Parquet": (".parquet", "hello", r": not readable as parquet: "),
 }
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_refused_with_its_name_the_row_and_what_is_accepted(tmp_path, case):
+def test_bad_file_is_refused_with_name_row_and_accepted_values(tmp_path, case):
     suffix, content, message = BAD_FILES[case]
-    found = refusal(write(tmp_path, f"reviews{suffix}", content))
-    assert re.match(message, found), found
+    actual = refusal(write_file(tmp_path, f"reviews{suffix}", content))
+    assert re.match(message, actual), actual
 
 
-def test_a_missing_file_is_refused(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     assert refusal(tmp_path / "missing.csv") == ": no such file"
     assert refusal(tmp_path) == ": no such file"
     with pytest.raises(InputError, match=r"missing\.csv: no such file$"):
         load_reviews(DataConfig(source="files", train=str(tmp_path / "missing.csv"), cache_dir=str(tmp_path)))
 
 
-def test_a_row_has_one_number_whatever_is_wrong_with_it(tmp_path):
-    """Else a reader of the message looks at another row than the one that is meant."""
+def test_row_number_does_not_depend_on_the_kind_of_error(tmp_path):
+    """Otherwise a message would send its reader to the wrong row."""
     numbers = set()
     for bad in ("good,3", "good", ",1"):
-        message = refusal(write(tmp_path, "reviews.csv", f"text,label\nbad,0\n{bad}\ngood,1\n"))
+        message = refusal(write_file(tmp_path, "reviews.csv", f"text,label\nbad,0\n{bad}\ngood,1\n"))
         numbers.add(re.match(r", row (\d+): ", message)[1])
     assert len(numbers) == 1
 
 
-def test_a_torn_jsonl_is_refused_with_the_row_that_is_torn(tmp_path):
-    lines = ['{"text": "bad", "label": 0}', '{"text": "good", "label": 1}', '{"text": "torn', ""]
-    assert re.search(r"\b(row|line) 3\b", refusal(write(tmp_path, "reviews.jsonl", "\n".join(lines))))
+def test_truncated_jsonl_is_refused_with_the_truncated_row(tmp_path):
+    lines = ['{"text": "bad", "label": 0}', '{"text": "good", "label": 1}', '{"text": "cut', ""]
+    assert re.search(r"\b(row|line) 3\b", refusal(write_file(tmp_path, "reviews.jsonl", "\n".join(lines))))
+
+
+def test_quoting_error_names_the_row_like_other_errors(tmp_path):
+    assert refusal(write_file(tmp_path, "reviews.csv", 'text,label\nbad,0\n"good" x,1\n')).startswith(", row 2: ")
 
 
 # ---------------------------------------------------------------- Yelp through the hub
@@ -339,23 +358,23 @@ HUB = {
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path) -> list:
-    """No hub, no hub cache; what asks the operating system for a connection is refused and noted."""
-    asked = []
+    """No hub, no hub cache; every attempt to connect is refused and recorded."""
+    calls = []
 
     def refuse(*arguments, **options):
-        asked.append(arguments)
+        calls.append(arguments)
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
     for owner, name in ((socket.socket, "connect"), (socket, "getaddrinfo"), (socket, "create_connection")):
         monkeypatch.setattr(owner, name, refuse)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub-cache")
-    return asked
+    return calls
 
 
 @pytest.fixture
 def hub(monkeypatch) -> list:
-    """A hub that holds a small Yelp Polarity; the calls that it saw."""
+    """A hub with a small Yelp Polarity; the calls that it received."""
     calls = []
 
     def load_dataset(name, revision=None):
@@ -367,7 +386,7 @@ def hub(monkeypatch) -> list:
     return calls
 
 
-def test_yelp_without_a_network_says_what_was_tried_and_what_works(unreachable, tmp_path):
+def test_yelp_without_network_names_hub_cache_and_alternatives(unreachable, tmp_path):
     offline = datasets.config.HF_HUB_OFFLINE
     with pytest.raises(InputError) as caught:
         read_source(DataConfig(source="yelp"))
@@ -376,11 +395,11 @@ def test_yelp_without_a_network_says_what_was_tried_and_what_works(unreachable, 
     for part in ("data.source=yelp", "fancyzhx/yelp_polarity", str(tmp_path / "hub-cache"), "data.source=imdb"):
         assert part in message
     assert datasets.config.HF_HUB_OFFLINE is offline
-    # The loader would ask an unreachable hub for minutes: one look has to do, the fake one's own.
+    # One look at the hub and no more: the loader itself would retry for minutes.
     assert all(isinstance(arguments[0], huggingface_hub.HfApi) for arguments in unreachable)
 
 
-def test_yelp_without_a_network_is_read_from_the_hub_cache(hub, monkeypatch):
+def test_yelp_without_network_is_read_from_the_hub_cache(hub, monkeypatch):
     def refuse(*arguments, **options):
         raise ConnectionError("no network in tests")
 
@@ -392,7 +411,7 @@ def test_yelp_without_a_network_is_read_from_the_hub_cache(hub, monkeypatch):
     assert datasets.config.HF_HUB_OFFLINE is offline
 
 
-def test_a_hub_data_set_that_can_not_be_built_is_an_input_error(hub, monkeypatch):
+def test_hub_failure_is_an_input_error(hub, monkeypatch):
     def fail(*arguments, **options):
         raise datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset")
 
@@ -410,12 +429,12 @@ def test_yelp_validates_on_the_first_test_reviews_and_tests_on_all(hub):
     assert list(splits) == ["train", "validation", "test"]
 
 
-def test_validation_on_more_than_the_test_reviews_takes_all_of_them(hub):
+def test_validation_first_is_capped_at_the_test_split(hub):
     splits = read_source(DataConfig(source="yelp", validation_first=1000))
     assert contents(splits["validation"]) == contents(splits["test"])
 
 
-def test_yelp_holds_validation_out_of_training_where_nothing_else_is_asked(hub):
+def test_yelp_validation_is_held_out_of_training_by_default(hub):
     splits = read_source(DataConfig(source="yelp", validation_fraction=0.2))
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [16, 4, 6]
     assert rows_of(splits["train"]) | rows_of(splits["validation"]) == set(range(20))
@@ -439,20 +458,20 @@ def imdb_splits(imdb) -> dict[str, DatasetDict]:
         return {name: read_source(DataConfig(split_seed=seed)) for name, seed in seeds.items()}
 
 
-def test_imdb_has_its_reviews_clean_and_balanced(imdb):
+def test_imdb_reviews_are_clean_and_balanced(imdb):
     assert len(imdb) == 25_000
     assert sum(imdb["label"]) == 12_500
     assert not any("<br" in text or not text for text in imdb["text"])
 
 
-def test_no_imdb_text_stands_in_two_splits_and_none_is_lost(imdb, imdb_splits):
+def test_imdb_splits_are_disjoint_and_lose_no_text(imdb, imdb_splits):
     splits = imdb_splits["first"]
     texts = [text for split in splits.values() for text in split["text"]]
     assert len(set(texts)) == len(texts)
     assert set(texts) == set(imdb["text"])
 
 
-def test_imdb_splits_have_the_sizes_of_the_fractions_and_both_classes_alike(imdb_splits):
+def test_imdb_splits_have_the_requested_sizes_and_are_stratified(imdb_splits):
     splits = imdb_splits["first"]
     total = sum(len(split) for split in splits.values())
     assert abs(len(splits["validation"]) - DataConfig.validation_fraction * total) <= 1
@@ -462,17 +481,17 @@ def test_imdb_splits_have_the_sizes_of_the_fractions_and_both_classes_alike(imdb
     assert abs(shares[0] - 0.5) < 0.01
 
 
-def test_an_imdb_review_carries_its_row_in_the_source(imdb, imdb_splits):
+def test_imdb_rows_point_into_the_source(imdb, imdb_splits):
     rows = list(imdb_splits["first"]["test"]["row"])
     assert contents(imdb.select(rows)) == contents(imdb_splits["first"]["test"])
 
 
-def test_imdb_splits_are_the_seed_s_own(imdb_splits):
+def test_imdb_splits_depend_on_the_seed_alone(imdb_splits):
     for name in ("train", "validation", "test"):
         first, again, other = (list(imdb_splits[key][name]["row"]) for key in ("first", "again", "other"))
-        assert first == again
-        assert set(first) != set(other)
-        assert len(first) == len(other)
+        assert first == again, name
+        assert set(first) != set(other), name
+        assert len(first) == len(other), name
 
 
 # ---------------------------------------------------------------- subsets and held-out splits
@@ -484,25 +503,25 @@ def labels() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("size", "counts"), [(2, [1, 1]), (20, [10, 10]), (21, [11, 10]), (80, [40, 40])])
-def test_a_subset_is_balanced_with_the_odd_one_of_the_first_class(labels, size, counts):
+def test_subset_is_balanced_with_an_odd_review_from_class_0(labels, size, counts):
     chosen = balanced_subset(labels, size, 0, "data.max_train_samples")
     assert np.bincount(labels[chosen]).tolist() == counts
     assert (np.diff(chosen) > 0).all()
 
 
-def test_a_subset_is_the_seed_s_own(labels):
+def test_subset_depends_on_the_seed_alone(labels):
     first, again, other = (balanced_subset(labels, 20, seed, "data.max_train_samples") for seed in (0, 0, 1))
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
 
 
-def test_a_subset_is_drawn_from_the_whole_split(labels):
-    """Not from its beginning, where the source may keep one kind of review."""
+def test_subset_is_drawn_from_the_whole_split(labels):
+    """Not from its beginning, where the source may list one kind of review."""
     drawn = np.concatenate([balanced_subset(labels, 20, seed, "data.max_train_samples") for seed in range(40)])
     assert set(drawn.tolist()) == set(range(len(labels)))
 
 
-def test_a_subset_that_a_class_is_too_small_for_is_refused(labels):
+def test_subset_larger_than_a_class_allows_is_refused(labels):
     with pytest.raises(
         InputError, match=r"data\.max_train_samples=82 needs 41 reviews of class negative, there are 40$"
     ):
@@ -514,7 +533,7 @@ def test_a_subset_that_a_class_is_too_small_for_is_refused(labels):
 
 
 @pytest.mark.parametrize("options", [{"size": None}, {"size": 101, "at_most": True}, {"size": 500, "at_most": True}])
-def test_all_reviews_are_taken_where_no_fewer_are_asked(labels, options):
+def test_all_reviews_are_taken_without_a_smaller_size(labels, options):
     chosen = balanced_subset(labels, seed=0, key="data.max_eval_samples", **options)
     assert chosen.tolist() == list(range(101))
 
@@ -524,7 +543,7 @@ def small_dataset(negative: int, positive: int) -> Dataset:
     return data.make_dataset([f"review {i}" for i in range(len(labels))], labels)
 
 
-def test_holding_out_parts_the_reviews_by_class_and_seed():
+def test_hold_out_is_stratified_and_depends_on_the_seed():
     reviews = small_dataset(60, 40)
     kept, held = hold_out(reviews, 10, 0, "test")
     assert rows_of(kept) | rows_of(held) == set(range(100))
@@ -535,24 +554,24 @@ def test_holding_out_parts_the_reviews_by_class_and_seed():
 
 
 @pytest.mark.parametrize(("negative", "positive", "size"), [(10, 10, 1), (10, 10, 0), (10, 1, 4), (2, 2, 3)])
-def test_a_part_that_can_not_be_held_out_is_refused(negative, positive, size):
-    wanted = rf"^{size} of {negative + positive} training reviews can't be held out for validation: "
-    with pytest.raises(InputError, match=wanted):
+def test_impossible_hold_out_is_refused(negative, positive, size):
+    message = rf"^{size} of {negative + positive} training reviews can't be held out for validation: "
+    with pytest.raises(InputError, match=message):
         hold_out(small_dataset(negative, positive), size, 0, "validation")
 
 
-def test_a_text_that_comes_twice_stays_once_before_a_split(tmp_path):
+def test_duplicate_texts_are_dropped_before_a_split(tmp_path):
     reviews = [(f"{word} {i % 15}", label) for i in range(30) for label, word in enumerate(("bad", "good"))]
     write_yelp(tmp_path / "reviews.csv", reviews)
     config = DataConfig(source="files", train=str(tmp_path / "reviews.csv"), test_fraction=0.2)
     splits = read_source(config)
     texts = [text for split in splits.values() for text in split["text"]]
     assert sorted(texts) == sorted({text for text, _ in reviews})
-    # The first of each is kept: the second half of the file holds only repetitions.
+    # The first of each is kept: the second half of the file holds only duplicates.
     assert max(row for split in splits.values() for row in split["row"]) < 30
 
 
-def test_given_splits_are_taken_as_they_are(tmp_path):
+def test_separate_split_files_are_used_unchanged(tmp_path):
     paths = {}
     for name, size in (("train", 3), ("validation", 2), ("test", 4)):
         paths[name] = str(tmp_path / f"{name}.csv")
@@ -562,6 +581,14 @@ def test_given_splits_are_taken_as_they_are(tmp_path):
         name: [("same", i % 2, i) for i in range(2 * size)]
         for name, size in (("train", 3), ("validation", 2), ("test", 4))
     }
+
+
+def test_validation_first_works_on_a_held_out_test_split(tmp_path):
+    rows = "".join(f"text {i},{i % 2}\n" for i in range(100))
+    path = write_file(tmp_path, "reviews.csv", "text,label\n" + rows)
+    splits = read_source(DataConfig(source="files", train=str(path), test_fraction=0.2, validation_first=8))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [80, 8, 20]
+    assert list(splits["validation"]["text"]) == list(splits["test"]["text"])[:8]
 
 
 # ---------------------------------------------------------------- from files to tokens, and the cache
@@ -595,18 +622,18 @@ def cached(config: DataConfig) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def test_files_become_three_tokenised_splits(files):
+def test_files_become_three_tokenized_splits(files):
     reviews = load_reviews(files)
     source = contents(read_file(files.train))
     assert [len(split) for split in (reviews.train, reviews.validation, reviews.test)] == [30, 12, 18]
-    found = []
+    rows = []
     for split in (reviews.train, reviews.validation, reviews.test):
-        found += zip(split.texts, split.labels.tolist(), split.rows.tolist(), strict=True)
-    assert sorted(found, key=lambda review: review[2]) == source
+        rows += zip(split.texts, split.labels.tolist(), split.rows.tolist(), strict=True)
+    assert sorted(rows, key=lambda review: review[2]) == source
     assert cached(files) == [reviews.fingerprint]
 
 
-def test_tokens_are_the_tokenizer_s_own_for_each_text_alone(files):
+def test_tokens_equal_the_tokenizer_on_each_text_alone(files):
     reviews = load_reviews(files)
     tokenizer = AutoTokenizer.from_pretrained(packaged_encoder())
     lengths = []
@@ -619,7 +646,7 @@ def test_tokens_are_the_tokenizer_s_own_for_each_text_alone(files):
     assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in tokens(reviews.train))
 
 
-def test_the_second_start_reads_the_cache(files, monkeypatch):
+def test_second_load_reads_the_cache(files, monkeypatch):
     first = load_reviews(files)
 
     def read_again(config):
@@ -630,8 +657,8 @@ def test_the_second_start_reads_the_cache(files, monkeypatch):
     assert second.fingerprint == first.fingerprint
     for name in ("train", "validation", "test"):
         before, now = getattr(first, name), getattr(second, name)
-        assert tokens(now) == tokens(before)
-        assert (now.texts, now.rows.tolist()) == (before.texts, before.rows.tolist())
+        assert tokens(now) == tokens(before), name
+        assert (now.texts, now.rows.tolist()) == (before.texts, before.rows.tolist()), name
     with pytest.raises(AssertionError, match="read again"):
         load_reviews(replace(files, max_length=MAX_LENGTH - 1))
 
@@ -648,7 +675,7 @@ def test_the_second_start_reads_the_cache(files, monkeypatch):
     ],
     ids=str,
 )
-def test_a_setting_that_shapes_the_splits_has_another_cache(files, change):
+def test_setting_that_changes_the_splits_changes_the_cache_key(files, change):
     if "test" in change:
         change = {"test": files.train}
     first, changed = load_reviews(files), load_reviews(replace(files, **change))
@@ -660,10 +687,10 @@ def test_a_setting_that_shapes_the_splits_has_another_cache(files, change):
         assert sorted(changed.test.rows) != sorted(first.test.rows)
 
 
-def test_a_changed_file_is_read_anew(files):
+def test_changed_file_is_read_again(files):
     first = load_reviews(files)
     path = Path(files.train)
-    # As long as before, so that neither size nor name gives the change away.
+    # Same name and size: only the content tells.
     path.write_bytes(path.read_bytes().replace(b"fine", b"dull"))
     second = load_reviews(files)
     assert second.fingerprint != first.fingerprint
@@ -675,12 +702,12 @@ def test_a_changed_file_is_read_anew(files):
 @pytest.mark.parametrize(
     "change", [{"max_train_samples": 10}, {"max_eval_samples": 4}, {"group_by_length": False}], ids=str
 )
-def test_a_setting_that_only_picks_from_the_splits_shares_the_cache(files, change):
+def test_setting_that_only_selects_reviews_shares_the_cache(files, change):
     assert load_reviews(replace(files, **change)).fingerprint == load_reviews(files).fingerprint
     assert len(cached(files)) == 1
 
 
-def test_another_tokenizer_has_another_cache(files, tmp_path):
+def test_another_tokenizer_changes_the_cache_key(files, tmp_path):
     changed = load_tokenizer("packaged")
     changed.add_tokens(["xyzzyx"])
     changed.save_pretrained(tmp_path / "tokenizer")
@@ -690,7 +717,7 @@ def test_another_tokenizer_has_another_cache(files, tmp_path):
     assert max(max(ids) for ids in tokens(second.train)) == len(first.tokenizer)
 
 
-def test_a_tokenizer_that_is_not_there_is_refused(files, tmp_path, unreachable):
+def test_unavailable_tokenizer_is_refused(files, tmp_path, unreachable):
     with pytest.raises(
         InputError, match=r"data\.tokenizer='.*nowhere' could not be loaded .*'packaged' works"
     ) as caught:
@@ -702,36 +729,37 @@ def fail_to_tokenize(*arguments):
     raise RuntimeError("no more memory")
 
 
-def fail_to_save(self, folder):
-    write(Path(folder), "half.arrow", "half")
-    raise OSError("no space left on device")
+def fail_to_save(number: int):
+    """A `save_to_disk` that fails with this errno half-way."""
+
+    def save_to_disk(self, folder):
+        Path(folder).mkdir()
+        write_file(Path(folder), "half.arrow", "half")
+        raise OSError(number, "no more bytes")
+
+    return save_to_disk
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "failure", "error"),
-    [(data, "tokenize", fail_to_tokenize, RuntimeError), (DatasetDict, "save_to_disk", fail_to_save, OSError)],
-    ids=["tokenising", "saving"],
+    ("owner", "name", "failure", "error", "message"),
+    [
+        (data, "tokenize", fail_to_tokenize, RuntimeError, "no more memory"),
+        (DatasetDict, "save_to_disk", fail_to_save(errno.EIO), OSError, "no more bytes"),
+        (DatasetDict, "save_to_disk", fail_to_save(errno.ENOSPC), RunError, "no space left on the disk"),
+    ],
+    ids=["tokenizing", "saving", "disk full"],
 )
-def test_a_failed_build_leaves_no_folder_under_the_key(files, monkeypatch, owner, name, failure, error):
+def test_failed_build_leaves_an_empty_cache(files, monkeypatch, owner, name, failure, error, message):
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, failure)
-        with pytest.raises(error, match="no more memory|no space left"):
+        with pytest.raises(error, match=message):
             load_reviews(files)
-    left = cached(files)
-    reviews = load_reviews(files)
-    assert reviews.fingerprint not in left
-    assert len(reviews.train) == 30
-
-
-def test_a_failed_build_leaves_no_half_written_files(files, monkeypatch):
-    """Those of Yelp Polarity would be hundreds of megabytes a try."""
-    monkeypatch.setattr(DatasetDict, "save_to_disk", fail_to_save)
-    with pytest.raises(OSError, match="no space left"):
-        load_reviews(files)
+    # Half-written files of Yelp Polarity would be hundreds of megabytes an attempt.
     assert cached(files) == []
+    assert len(load_reviews(files).train) == 30
 
 
-def test_two_builds_at_once_end_in_one_folder(files, monkeypatch):
+def test_concurrent_builds_end_in_one_cache_folder(files, monkeypatch):
     tokenize = data.tokenize
 
     def overtaken(*arguments):
@@ -745,16 +773,16 @@ def test_two_builds_at_once_end_in_one_folder(files, monkeypatch):
     assert cached(files) == [reviews.fingerprint]
 
 
-def test_subsets_are_balanced_and_of_the_sizes_asked(files):
+def test_subsets_are_balanced_and_of_the_requested_sizes(files):
     whole = load_reviews(files)
     reviews = load_reviews(replace(files, max_train_samples=10, max_eval_samples=14))
     assert [len(split) for split in (reviews.train, reviews.validation, reviews.test)] == [10, 12, 14]
     for name in ("train", "test"):
         part = getattr(reviews, name)
-        assert int(part.labels.sum()) * 2 == len(part)
+        assert int(part.labels.sum()) * 2 == len(part), name
         full = getattr(whole, name)
         where = {row: i for i, row in enumerate(full.rows.tolist())}
-        assert tokens(part) == [tokens(full)[where[row]] for row in part.rows.tolist()]
+        assert tokens(part) == [tokens(full)[where[row]] for row in part.rows.tolist()], name
     with pytest.raises(
         InputError, match=r"data\.max_train_samples=32 needs 16 reviews of class negative, there are 15$"
     ):
@@ -771,14 +799,14 @@ def padded(sequences: list[list[int]]) -> tuple[list[list[int]], list[list[int]]
     return ids, [[1] * len(row) + [0] * (width - len(row)) for row in sequences]
 
 
-def test_ragged_rows_are_padded_with_zeros_at_their_end():
+def test_ragged_rows_are_padded_with_zeros_at_the_end():
     batch = pad(np.array([0, 3, 4, 9]), np.array([11, 12, 13, 21, 31, 32, 33, 34, 35], dtype=np.int32))
     assert batch["input_ids"].tolist() == [[11, 12, 13, 0, 0], [21, 0, 0, 0, 0], [31, 32, 33, 34, 35]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
     assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
 
 
-def test_a_token_with_the_id_of_padding_is_still_a_token():
+def test_token_with_the_padding_id_is_not_masked():
     batch = pad(np.array([0, 2, 5]), np.array([0, 7, 8, 0, 9]))
     assert batch["input_ids"].tolist() == [[0, 7, 0], [8, 0, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
@@ -789,7 +817,7 @@ def test_one_row_of_one_token_is_a_batch():
     assert (batch["input_ids"].tolist(), batch["attention_mask"].tolist()) == ([[5]], [[1]])
 
 
-def test_a_slice_of_a_list_column_is_padded_as_the_rows_it_holds():
+def test_sliced_list_column_is_padded_from_its_offset():
     rows = [[1, 2], [3, 4, 5, 6], [7], [8, 9], [10, 11, 12]]
     column = pa.array(rows, pa.list_(pa.int32())).slice(1, 3)
     assert column.offsets[0].as_py() == 2
@@ -825,7 +853,7 @@ def tokenized() -> TokenizedReviews:
     "indices", [[0], [22], [3, 4, 5], [20, 21, 22], [5, 3, 19, 4], [7, 7, 0], list(range(23))], ids=str
 )
 @pytest.mark.parametrize("part", [range(23), range(4, 27), [9, 2, 17, 16, 5] * 5], ids=["all", "sliced", "picked"])
-def test_a_batch_is_its_reviews_padded_row_by_row(tokenized, part, indices):
+def test_batch_equals_its_reviews_padded_row_by_row(tokenized, part, indices):
     part = [i % 23 for i in part]
     chosen = tokenized.dataset.select(part[: len(part) - 4] if part[0] == 4 else part)
     reviews = TokenizedReviews(chosen)
@@ -849,6 +877,35 @@ def test_columns_of_reviews_keep_their_order(tokenized):
     assert reviews.lengths.tolist() == [len(ROWS[i]) for i in (5, 2, 8)]
 
 
+def without_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+
+@pytest.mark.parametrize("indices", [[0], [22], [5, 3, 19, 4], [7, 7, 0], list(range(23))], ids=str)
+@pytest.mark.parametrize("kind", [list, np.array], ids=["lists", "arrays"])
+def test_tokenized_texts_give_the_batches_of_tokenized_reviews(tokenized, indices, kind):
+    texts = TokenizedTexts([kind(row) for row in ROWS])
+    batch = texts[np.array(indices)]
+    assert_same_tensors(batch, without_labels(tokenized[np.array(indices)]))
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_tokenized_texts_load_like_tokenized_reviews(tokenized):
+    texts = TokenizedTexts(ROWS)
+    assert len(texts) == len(tokenized)
+    assert texts.lengths.tolist() == tokenized.lengths.tolist()
+    batches = evaluation_batches(texts.lengths, 4)
+    loaded = zip(batch_loader(texts, batches), batch_loader(tokenized, batches), strict=True)
+    for batch, reviews in loaded:
+        assert_same_tensors(batch, without_labels(reviews))
+
+
+def test_no_texts_have_no_batches():
+    texts = TokenizedTexts([])
+    assert len(texts) == 0
+    assert evaluation_batches(texts.lengths, 4) == []
+
+
 # ---------------------------------------------------------------- batches
 
 
@@ -861,7 +918,7 @@ def flat(batches: list[np.ndarray]) -> list[int]:
     return np.concatenate(batches).tolist()
 
 
-def padding(batches: list[np.ndarray], lengths: np.ndarray) -> int:
+def num_pads(batches: list[np.ndarray], lengths: np.ndarray) -> int:
     """Pads in all batches together."""
     return sum(int((lengths[batch].max() - lengths[batch]).sum()) for batch in batches)
 
@@ -874,13 +931,13 @@ def padding(batches: list[np.ndarray], lengths: np.ndarray) -> int:
     epoch=st.integers(1, 10),
     group_by_length=st.booleans(),
 )
-# The ends of an epoch, of a batch and of a window, which chance doesn't always meet.
+# The ends of an epoch, of a batch and of a window, which random examples may miss.
 @example(lengths=np.full(1, 3), batch_size=4, seed=0, epoch=1, group_by_length=True)
 @example(lengths=np.full(4, 3), batch_size=4, seed=0, epoch=1, group_by_length=True)
-@example(lengths=np.full(2 * data.WINDOW, 3), batch_size=2, seed=0, epoch=1, group_by_length=True)
-@example(lengths=np.full(2 * data.WINDOW + 1, 3), batch_size=2, seed=0, epoch=1, group_by_length=True)
+@example(lengths=np.full(2 * data.BUCKET_BATCHES, 3), batch_size=2, seed=0, epoch=1, group_by_length=True)
+@example(lengths=np.full(2 * data.BUCKET_BATCHES + 1, 3), batch_size=2, seed=0, epoch=1, group_by_length=True)
 @example(lengths=np.full(5, 3), batch_size=4, seed=0, epoch=1, group_by_length=False)
-def test_an_epoch_holds_every_review_exactly_once(lengths, batch_size, seed, epoch, group_by_length):
+def test_epoch_contains_every_review_exactly_once(lengths, batch_size, seed, epoch, group_by_length):
     batches = training_batches(lengths, batch_size, seed, epoch, group_by_length)
     assert sorted(flat(batches)) == list(range(len(lengths)))
     full, rest = divmod(len(lengths), batch_size)
@@ -888,7 +945,7 @@ def test_an_epoch_holds_every_review_exactly_once(lengths, batch_size, seed, epo
 
 
 @pytest.mark.parametrize("group_by_length", [True, False])
-def test_an_epoch_s_batches_are_its_seed_s_own(lengths, group_by_length):
+def test_training_batches_depend_on_seed_and_epoch_alone(lengths, group_by_length):
     first = flat(training_batches(lengths, 16, 3, 1, group_by_length))
     np.random.seed(9)
     assert flat(training_batches(lengths, 16, 3, 1, group_by_length)) == first
@@ -899,7 +956,7 @@ def test_an_epoch_s_batches_are_its_seed_s_own(lengths, group_by_length):
 
 
 @pytest.mark.parametrize("group_by_length", [True, False])
-def test_reviews_of_one_length_meet_others_in_every_epoch(group_by_length):
+def test_reviews_of_equal_length_are_regrouped_every_epoch(group_by_length):
     equal = np.full(64, 7)
     first, second = (
         {frozenset(batch.tolist()) for batch in training_batches(equal, 4, 0, epoch, group_by_length)}
@@ -908,20 +965,20 @@ def test_reviews_of_one_length_meet_others_in_every_epoch(group_by_length):
     assert len(first & second) <= 1
 
 
-def test_grouping_by_length_saves_most_of_the_padding(lengths):
+def test_grouping_by_length_saves_most_padding(lengths):
     grouped = training_batches(lengths, 16, 0, 1)
-    assert padding(grouped, lengths) * 10 < padding(training_batches(lengths, 16, 0, 1, False), lengths)
+    assert num_pads(grouped, lengths) * 10 < num_pads(training_batches(lengths, 16, 0, 1, False), lengths)
 
 
-def test_grouped_batches_come_in_no_order_of_length(lengths):
+def test_grouped_batches_are_not_in_order_of_length(lengths):
     batches = training_batches(lengths, 16, 0, 1)
     longest = [int(lengths[batch].max()) for batch in batches]
     steps = np.sign(np.diff(longest))
-    # Sorted windows would rise but for their seams; shuffled ones turn at every other step.
+    # In sorted windows the lengths would rise but for the seams; shuffled ones change direction at every other step.
     assert (np.diff(steps) != 0).sum() > len(batches) / 3
 
 
-def test_evaluation_takes_every_review_once_and_like_lengths_together(lengths):
+def test_evaluation_batches_contain_every_review_once_in_order_of_length(lengths):
     batches = evaluation_batches(lengths, 128)
     assert sorted(flat(batches)) == list(range(2003))
     assert [len(batch) for batch in batches] == [128] * 15 + [83]
@@ -930,22 +987,21 @@ def test_evaluation_takes_every_review_once_and_like_lengths_together(lengths):
     assert flat(batches) == flat(evaluation_batches(lengths, 128))
 
 
-def test_the_loader_gives_the_batches_in_their_order(tokenized):
+def test_loader_yields_the_batches_in_order(tokenized):
     batches = training_batches(tokenized.lengths, 4, 0, 1)
     loaded = list(batch_loader(tokenized, batches))
     assert len(loaded) == len(batches) == 6
     for batch, indices in zip(loaded, batches, strict=True):
         assert batch.keys() == {"input_ids", "attention_mask", "labels"}
-        for name, tensor in tokenized[indices].items():
-            assert torch.equal(batch[name], tensor)
+        assert_same_tensors(batch, tokenized[indices])
 
 
 def random_states() -> list[bytes | str]:
     return [torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), repr(random.getstate())]
 
 
-def test_batches_leave_the_global_random_states_alone(tokenized):
-    """Else the dropout of a run would depend on how often it was validated."""
+def test_batches_leave_the_global_random_states_unchanged(tokenized):
+    """Otherwise the dropout of a run would depend on how often it was evaluated."""
     before = random_states()
     batches = training_batches(tokenized.lengths, 4, 0, 1)
     for chosen in (batches, evaluation_batches(tokenized.lengths, 4)):
@@ -954,26 +1010,170 @@ def test_batches_leave_the_global_random_states_alone(tokenized):
     assert random_states() == before
 
 
-def test_files_with_a_byte_order_mark_are_read(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text":"bad","label":0}\n{"text":"good","label":1}\n')
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\nbad,0\ngood,1\n")
-    for name in ("a.jsonl", "a.csv"):
-        assert list(data.read_file(tmp_path / name)["text"]) == ["bad", "good"]
+# ---------------------------------------------------------------- atomic writes
 
 
-def test_a_quoting_error_is_counted_as_the_other_errors_are(tmp_path):
-    assert refusal(write(tmp_path, "reviews.csv", 'text,label\nbad,0\n"good" x,1\n')).startswith(", row 2: ")
+def fill(path: Path, content: str) -> None:
+    """A file, or a folder with a file of the name `content`, by the name of `path`."""
+    if path.suffix:
+        path.write_text(content)
+    else:
+        path.mkdir()
+        write_file(path, content, content)
 
 
-def test_a_text_of_any_length_is_read(tmp_path):
-    long = "good " * 50_000
-    path = write(tmp_path, "reviews.csv", f"text,label\nbad,0\n{long},1\n")
-    assert data.read_file(path)["text"][1] == long.strip()
+def read(path: Path) -> str:
+    """What `fill` wrote at `path`, with nothing left of what stood there before."""
+    if path.suffix:
+        return path.read_text()
+    (file,) = path.iterdir()
+    assert file.read_text() == file.name
+    return file.name
 
 
-def test_validation_on_the_first_test_reviews_works_where_the_test_split_is_held_out(tmp_path):
-    rows = "".join(f"text {i},{i % 2}\n" for i in range(100))
-    path = write(tmp_path, "reviews.csv", "text,label\n" + rows)
-    splits = data.read_source(DataConfig(source="files", train=str(path), test_fraction=0.2, validation_first=8))
-    assert [len(splits[name]) for name in ("train", "validation", "test")] == [80, 8, 20]
-    assert list(splits["validation"]["text"]) == list(splits["test"]["text"])[:8]
+@pytest.fixture(params=["file.json", "folder"])
+def target(request, tmp_path) -> Path:
+    """Of a file or a folder, in a folder of its own that is not there yet."""
+    return tmp_path / "made" / request.param
+
+
+def test_atomic_path_makes_the_whole_target_when_the_block_ends(target):
+    with atomic_path(target) as partial:
+        fill(partial, "new")
+        assert not target.exists()
+    assert read(target) == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_atomic_path_replaces_the_target_when_the_block_ends(target):
+    target.parent.mkdir()
+    fill(target, "old")
+    with atomic_path(target) as partial:
+        fill(partial, "new")
+        assert read(target) == "old"
+    assert read(target) == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+def test_failed_block_leaves_the_target_as_it_was(target, error):
+    for before in ([], [target]):
+        with pytest.raises(error, match="half-way"), atomic_path(target) as partial:  # noqa: PT012
+            fill(partial, "new")
+            raise error("half-way")
+        assert list(target.parent.iterdir()) == before
+        if not before:
+            fill(target, "old")
+    assert read(target) == "old"
+
+
+def test_failed_rename_restores_the_target(target, monkeypatch):
+    def refuse(self, target):
+        raise OSError(errno.EIO, "rename failed")
+
+    target.parent.mkdir()
+    fill(target, "old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="rename failed"), atomic_path(target) as partial:
+        fill(partial, "new")
+    assert read(target) == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_without_replace_the_target_of_another_process_stays(target):
+    with atomic_path(target, replace=False) as partial:
+        fill(partial, "new")
+        fill(target, "other")
+    assert read(target) == "other"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_without_replace_a_rename_lost_to_another_process_is_no_error(target, monkeypatch):
+    def overtaken(source, target, aside):
+        fill(target, "other")
+        raise OSError(errno.ENOTEMPTY, "directory not empty")
+
+    monkeypatch.setattr(data, "_move", overtaken)
+    with atomic_path(target, replace=False) as partial:
+        fill(partial, "new")
+    assert read(target) == "other"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("error", "is_made"), [(OSError, False), (ValueError, True)])
+def test_without_replace_other_errors_are_raised(target, error, is_made):
+    with pytest.raises(error, match="half-way"), atomic_path(target, replace=False):  # noqa: PT012
+        if is_made:
+            fill(target, "other")
+        raise error("half-way")
+
+
+FULL_DISK = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError("Error while serializing: IoError(Os { code: 28, message: No space left on device })"),
+]
+
+
+@pytest.fixture
+def free_space(monkeypatch) -> None:
+    """3.4 MB are free on every disk."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3_400_000))
+
+
+@pytest.mark.parametrize("error", FULL_DISK, ids=["space", "quota", "safetensors"])
+@pytest.mark.parametrize("replace", [True, False])
+def test_full_disk_is_one_message_with_path_needed_and_free_space(target, free_space, error, replace):
+    with pytest.raises(RunError) as caught, atomic_path(target, 12_000_000, replace, " (or a hint)"):
+        raise error
+    assert str(caught.value) == (
+        f"{target}: no space left on the disk: 12.0 MB are needed and 3.4 MB are free; what was saved before is "
+        "untouched: free some space (or a hint) and run the same command again"
+    )
+    assert list(target.parent.iterdir()) == []
+
+
+def test_full_disk_leaves_the_target_as_it_was(target, free_space):
+    target.parent.mkdir()
+    fill(target, "old")
+    message = f"^{re.escape(str(target))}: no space left on the disk: 3.4 MB are free; "
+    with pytest.raises(RunError, match=message), atomic_path(target) as partial:  # noqa: PT012
+        fill(partial, "new")
+        raise FULL_DISK[0]
+    assert read(target) == "old"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_free_space_is_that_of_the_disk_of_a_folder_not_made_yet(tmp_path, monkeypatch):
+    asked = []
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage)
+    data.disk_full_error(tmp_path / "not" / "made" / "file.json")
+    monkeypatch.chdir(tmp_path)
+    data.disk_full_error(Path("file.json"))
+    assert asked == [tmp_path, tmp_path]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "input/output error"), ValueError("no space"), MemoryError()])
+def test_other_errors_are_not_a_full_disk(error):
+    assert not is_disk_full(error)
+
+
+def test_write_text_replaces_a_file_in_utf_8(tmp_path):
+    path = tmp_path / "made" / "notes.txt"
+    for text in ("caf\u00e9 \u2603\n", "shorter"):
+        write_text(path, text)
+        assert path.read_bytes() == text.encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_write_text_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = write_file(tmp_path, "notes.txt", "old")
+
+    def refuse(self, text, encoding=None):
+        raise FULL_DISK[0]
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(RunError, match=r"notes\.txt: no space left on the disk: 0\.0 MB are needed and "):
+        write_text(path, "new")
+    assert path.read_text() == "old"

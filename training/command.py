@@ -1,11 +1,13 @@
-"""What every command does with an error: one line on stderr and an exit status, never a traceback for bad input."""
+"""What every command does with an error: one line on stderr and an exit status, no traceback for bad input."""
 
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from config import InputError, RunError
-from training.checkpoint import InterruptedRun, no_space
+from data import disk_full_error, is_disk_full
+from training.interrupts import InterruptedRun
 
 
 def run_command(action: Callable[[], None]) -> int:
@@ -18,17 +20,13 @@ def run_command(action: Callable[[], None]) -> int:
     try:
         action()
     except InputError as error:
-        return report(error, 2)
+        return _report(error, 2)
     except (FloatingPointError, RunError) as error:
-        return report(error, 1)
+        return _report(error, 1)
     except OSError as error:
-        if not no_space(error):
+        if not is_disk_full(error):
             raise
-        return report(
-            f"{error.filename}: no space left on the disk; what was saved before is untouched: free some space and run "
-            "the same command again",
-            1,
-        )
+        return _report(disk_full_error(Path(error.filename or "output")), 1)
     except InterruptedRun as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signum
@@ -37,6 +35,6 @@ def run_command(action: Callable[[], None]) -> int:
     return 0
 
 
-def report(error: object, status: int) -> int:
+def _report(error: Exception, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status

@@ -1,4 +1,4 @@
-"""The device that computes: which one, how it is set up, how time and memory are read on it."""
+"""The device that computes: choosing and setting it up, reading time and memory on it."""
 
 import logging
 import platform
@@ -39,7 +39,7 @@ def prepare(device: torch.device, precision: str) -> None:
 
 
 def now(device: torch.device) -> float:
-    """Wall-clock seconds, after the device has done what was asked of it."""
+    """Wall-clock seconds, after the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

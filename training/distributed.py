@@ -1,8 +1,8 @@
-"""One run in several processes: what they share, each the whole of it where there is only one.
+"""One run in several processes; every function also serves a single process.
 
 `accelerate launch` and `torchrun` start the processes and say in the environment how they find each other. Every
-process holds the whole model; a batch is dealt out among them and the gradients are summed, so that a step is that of
-one process on the whole batch. Process 0 writes.
+process holds the whole model; a batch is divided among them and the gradients are summed, so that a step equals that
+of one process on the whole batch. Process 0 writes.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ def is_main_process() -> bool:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """For the time of a block, which is to be the process's whole work, the group of all that a launcher started.
+    """For the time of a block, the group of all processes that a launcher started.
 
-    On GPUs by NCCL, each process on the one that the launcher gave it; else by gloo.
+    NCCL on GPUs, each process on the one that the launcher gave it; else gloo.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
@@ -56,7 +56,7 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """Process 0 goes through the block, then the others: they find what it has cached."""
+    """Process 0 runs the block, then the others: they read what it has cached."""
     if not is_main_process():
         barrier()
     yield
@@ -100,6 +100,6 @@ def all_gather(tensor: Tensor) -> list[Tensor]:
     """The tensors of all processes, in order; equal shapes."""
     if world_size() == 1:
         return [tensor]
-    found = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(found, tensor)
-    return found
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(tensors, tensor)
+    return tensors

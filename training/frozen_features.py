@@ -1,24 +1,20 @@
-"""Outputs of frozen layers, computed once for a split and kept in a memory-mapped file.
+"""Outputs of frozen layers, computed once for a split and cached in a memory-mapped file.
 
-What is never trained gives the same output in every epoch and evaluation; training on the kept outputs leaves only
+Layers that are never trained give the same output in every epoch and evaluation; training on cached outputs leaves only
 the trained layers to compute. Shapes: `B` reviews, `T` tokens, `D` features.
 """
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from config import RunError
-from data import TokenizedReviews, batch_loader, evaluation_batches
+from data import TokenizedReviews, atomic_path, batch_loader, evaluation_batches
 from models import BertBackbone
-from training.checkpoint import no_space
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -32,7 +28,7 @@ class FrozenFeatures(TokenizedReviews):
         reviews: the split.
         backbone: on the device that is to compute; its frozen layers are read.
         folder: gets the file.
-        precision: `"fp32"` or `"bf16"`, in which they are kept; bf16 takes half the space and rounds to 8 bits.
+        precision: `"fp32"` or `"bf16"`, in which they are cached; bf16 takes half the space and rounds to 8 bits.
         batch_size: reviews to compute at a time.
     """
 
@@ -41,11 +37,10 @@ class FrozenFeatures(TokenizedReviews):
     ):
         super().__init__(reviews.dataset)
         self.ends = np.cumsum(self.lengths, dtype=np.int64)
-        self.path = folder / f"{features_key(reviews, backbone, precision)}.frozen"
+        self.path = folder / f"{_features_key(reviews, backbone, precision)}.frozen"
         self.shape = (int(self.ends[-1]), backbone.output_size)
         self.dtype = DTYPES[precision]
         if not self.path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
             self.make(backbone, batch_size)
         self.features = self.open(self.path)
 
@@ -56,19 +51,19 @@ class FrozenFeatures(TokenizedReviews):
 
     @torch.no_grad()
     def make(self, backbone: BertBackbone, batch_size: int) -> None:
-        """Compute the file beside its place and rename it, so that a file under the key is always whole."""
+        """Compute the file, so that one under the key is always whole."""
         device = next(backbone.parameters()).device
-        with tempfile.TemporaryDirectory(prefix="partial-", dir=self.path.parent) as partial:
-            path = Path(partial) / self.path.name
-            reserve(path, self.shape[0] * self.shape[1] * self.dtype.itemsize)
+        size = self.shape[0] * self.shape[1] * self.dtype.itemsize
+        hint = " (train.cache_frozen_features=bf16 takes half of it, null none)"
+        with atomic_path(self.path, size, replace=False, hint=hint) as path:
+            _reserve(path, size)
             features = self.open(path, writable=True)
             batches = evaluation_batches(self.lengths, batch_size)
-            plain = batch_loader(TokenizedReviews(self.dataset), batches, device)
-            for indices, batch in zip(batches, plain, strict=True):
+            uncached = batch_loader(TokenizedReviews(self.dataset), batches, device)
+            for indices, batch in zip(batches, uncached, strict=True):
                 states = backbone.frozen_states(batch["input_ids"], batch["attention_mask"])
-                kept = states[batch["attention_mask"] != 0].to(self.dtype).cpu()
-                features[torch.from_numpy(self.positions(indices))] = kept
-            path.rename(self.path)
+                tokens = states[batch["attention_mask"] != 0].to(self.dtype).cpu()
+                features[torch.from_numpy(self.positions(indices))] = tokens
 
     def positions(self, indices: np.ndarray) -> np.ndarray:
         """Where in the file the tokens of these reviews stand, one review after the other."""
@@ -81,36 +76,23 @@ class FrozenFeatures(TokenizedReviews):
         return {**batch, "hidden_states": states}
 
 
-def reserve(path: Path, size: int) -> None:
-    """A file of `size` bytes, promised by the system: a mapped file that finds the disk full kills the process.
-
-    Raises:
-        RunError: there is not enough space.
-    """
-    try:
-        with path.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-    except OSError as error:
-        if not no_space(error):
-            raise
-        free = shutil.disk_usage(path.parent).free
-        raise RunError(
-            f"{path.parent.parent}: the outputs of the frozen layers need {size / 1e6:.1f} MB, {free / 1e6:.1f} MB are "
-            "free; free some space, take train.cache_frozen_features=bf16 (half of it), or null to keep none"
-        ) from None
+def _reserve(path: Path, size: int) -> None:
+    """A file of `size` bytes, promised by the system: a mapped file that finds the disk full kills the process."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
-def features_key(reviews: TokenizedReviews, backbone: BertBackbone, precision: str) -> str:
+def _features_key(reviews: TokenizedReviews, backbone: BertBackbone, precision: str) -> str:
     """Key of all that shapes the outputs: the tokens, the frozen weights, both precisions."""
     device = next(backbone.parameters()).device.type
     computed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
-    digest = hashlib.sha256(json.dumps([precision, computed, backbone.frozen_layers]).encode())
+    digest = hashlib.sha256(json.dumps([precision, computed, backbone.num_frozen_layers]).encode())
     table = reviews.arrow[:]["input_ids"].combine_chunks()
     digest.update(table.offsets.to_numpy().tobytes() + table.values.to_numpy().tobytes())
-    frozen = [backbone.model.embeddings, *backbone.model.encoder.layer[: backbone.frozen_layers]]
+    frozen = [backbone.model.embeddings, *backbone.model.encoder.layer[: backbone.num_frozen_layers]]
     for module in frozen:
         for tensor in module.state_dict().values():
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,32 +1,33 @@
-"""A run's folder: what stands in it, whose it is, and where a run that was interrupted goes on."""
+"""A run's folder: its files, the lock that keeps a second process out, and where an interrupted run resumes."""
 
+import contextlib
 import csv
+import errno
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
-from config import Config, InputError, load_config
-from data import Reviews, TokenizedReviews
+from config import Config, InputError, load_config, read_json, to_yaml
+from data import Reviews, TokenizedReviews, write_text
 from models import SETTINGS, WEIGHTS
 from training import distributed
 from training.checkpoint import (
     FOLDER,
     MANIFEST,
     STATE,
-    DamagedError,
     best_path,
     checkpoints_of,
     load_checkpoint,
-    read_json,
     verify_folder,
     write_folder,
-    write_text,
 )
 from training.device import device_name
 
@@ -36,8 +37,10 @@ PREDICTIONS = "validation_predictions.csv"
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json", PREDICTIONS, "test_predictions.csv")
 # The tensors of a checkpoint, a file each.
 STATE_FILES = ("model", "optimizer", "random")
-# Settings of which the result does not depend: a run goes on, or counts as the same, with others.
-FREE_SETTINGS = (
+# How a file system says that it has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+# Settings on which the result does not depend: a run resumes, or counts as the same, with others.
+_FREE_SETTINGS = (
     "overwrite",
     "run_dir",
     "device",
@@ -50,7 +53,7 @@ FREE_SETTINGS = (
 
 @dataclass
 class Record:
-    """What a fit has seen so far, all of it JSON; seconds are wall-clock.
+    """What a run has done so far, all of it JSON; seconds are wall-clock.
 
     `epoch_step` steps of `epoch` are done: an epoch's end is (epoch + 1, 0). The interval is that since the last
     evaluation. `history` holds the lines of metrics.jsonl, `best` the best of them.
@@ -92,6 +95,42 @@ class Record:
         return cls(**content)
 
 
+# ---------------------------------------------------------------- before a run
+
+
+@contextlib.contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """For the time of a block, keeps a second process out of a run folder; the system frees a killed process's lock.
+
+    Raises:
+        InputError: another process works in the folder.
+    """
+    is_new = not run_dir.exists()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path = run_dir / "run.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{path}: another process works in this folder; wait for it, stop it, or give another run_dir"
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks: see that no second process works in the folder", run_dir)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):
+                # A run that never began leaves no empty folder.
+                run_dir.rmdir()
+
+
 def finished_run(config: Config, run_dir: Path) -> dict | None:
     """The summary of this very run if the folder holds it complete; None where there is none or to be replaced.
 
@@ -101,36 +140,18 @@ def finished_run(config: Config, run_dir: Path) -> dict | None:
     path = run_dir / "summary.json"
     if config.overwrite or not path.is_file():
         return None
-    differences = differing_keys(settings_of(run_dir), asdict(config))
+    try:
+        settings = asdict(load_config(run_dir / "config.yaml"))
+        summary = read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; overwrite=true trains the run again") from None
+    differences = differing_settings(settings, asdict(config))
     if differences:
         raise InputError(
             f"{run_dir} holds a complete run with other settings ({', '.join(differences)}); it is kept: give "
             "another run_dir, or overwrite=true"
         )
-    try:
-        return read_json(path)
-    except DamagedError as error:
-        raise InputError(f"{error}; overwrite=true trains the run again") from None
-
-
-def settings_of(run_dir: Path) -> dict:
-    """The settings that a run folder's config.yaml holds."""
-    try:
-        return asdict(load_config(run_dir / "config.yaml"))
-    except InputError as error:
-        raise InputError(f"{error}; overwrite=true trains the run again") from None
-
-
-def differing_keys(before: dict, now: dict, prefix: str = "") -> list[str]:
-    """`key: before -> now` of each setting that differs, but for those of which the result does not depend."""
-    found = []
-    for key in now:
-        old, new = before.get(key), now[key]
-        if isinstance(new, dict) and isinstance(old, dict):
-            found += differing_keys(old, new, f"{prefix}{key}.")
-        elif old != new and prefix + key not in FREE_SETTINGS:
-            found.append(f"{prefix}{key}: {old!r} -> {new!r}")
-    return found
+    return summary
 
 
 def newest_checkpoint(config: Config, run_dir: Path, reviews: Reviews, device: torch.device) -> Path | None:
@@ -142,49 +163,76 @@ def newest_checkpoint(config: Config, run_dir: Path, reviews: Reviews, device: t
     damage = ""
     for folder in checkpoints_of(run_dir):
         try:
-            state = load_checkpoint(folder, STATE_FILES)[1]
-            best = Record.from_json(state["record"]).best
-            verify_folder(best_path(run_dir, best["step"]), (WEIGHTS, SETTINGS, PREDICTIONS)) if best else None
-            before = state["settings"], state["data"], state["processes"], state["device"]
-            if not isinstance(state["settings"], dict):
-                raise ValueError("no settings")
-        except (DamagedError, KeyError, TypeError, ValueError) as error:
-            damage = str(error) if isinstance(error, DamagedError) else f"{folder / STATE}: {error!r}"
+            state = _read_state(folder, run_dir)
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            damage = str(error) if isinstance(error, InputError) else f"{folder / STATE}: {error!r}"
             log.warning("%s is damaged and not used (%s)", folder, damage)
             continue
-        check_same_run(
-            run_dir, before, (asdict(config), reviews.fingerprint, distributed.world_size(), device_name(device))
-        )
-        log.info("%s: going on after step %d", run_dir, int(state["record"]["step"]))
+        _check_same_run(config, run_dir, state, reviews.fingerprint, device)
+        log.info("%s: resuming after step %d", run_dir, int(state["record"]["step"]))
         return folder
     if damage:
         raise InputError(f"{run_dir}: no checkpoint is whole ({damage}); overwrite=true starts the run again")
     return None
 
 
-def check_same_run(run_dir: Path, before: tuple[dict, str, int, str], now: tuple[dict, str, int, str]) -> None:
-    """Refuse (`InputError`) to go on with other settings, reviews or processes; another device gets a warning."""
-    differences = differing_keys(before[0], now[0])
-    if before[1] != now[1]:
-        differences.append(f"the reviews: {before[1]} -> {now[1]}")
-    if before[2] != now[2]:
-        differences.append(f"number of processes: {before[2]} -> {now[2]}")
+def _read_state(folder: Path, run_dir: Path) -> dict:
+    """The state of a checkpoint, all of whose files and whose best model are whole; raises where they are not."""
+    state = load_checkpoint(folder, STATE_FILES)[1]
+    best = Record.from_json(state["record"]).best
+    if best:
+        verify_folder(best_path(run_dir, best["step"]), (WEIGHTS, SETTINGS, PREDICTIONS))
+    for key in ("data", "world_size", "device"):
+        state[key]
+    if not isinstance(state["settings"], dict):
+        raise ValueError("no settings")
+    return state
+
+
+def _check_same_run(config: Config, run_dir: Path, state: dict, fingerprint: str, device: torch.device) -> None:
+    """Refuse (`InputError`) to resume with other settings, reviews or processes; another device gets a warning."""
+    differences = differing_settings(state["settings"], asdict(config))
+    if state["data"] != fingerprint:
+        differences.append(f"the reviews: {state['data']} -> {fingerprint}")
+    if state["world_size"] != distributed.world_size():
+        differences.append(f"number of processes: {state['world_size']} -> {distributed.world_size()}")
     if differences:
         raise InputError(
-            f"{run_dir} holds an unfinished run with other settings ({', '.join(differences)}); it is kept: go on "
+            f"{run_dir} holds an unfinished run with other settings ({', '.join(differences)}); it is kept: resume it "
             "with its own, give another run_dir, or overwrite=true"
         )
-    if before[3] != now[3]:
-        log.warning("%s: begun on %s, goes on on %s: equal but for rounding", run_dir, before[3], now[3])
+    if state["device"] != device_name(device):
+        log.warning(
+            "%s: resuming on %s a run started on %s: results are equal only up to rounding",
+            run_dir,
+            device_name(device),
+            state["device"],
+        )
 
 
-def clear_run(run_dir: Path) -> None:
-    """An empty run folder: what a run writes is removed, anything else there is left alone."""
+def differing_settings(before: dict, now: dict, prefix: str = "") -> list[str]:
+    """`key: before -> now` of each setting that differs, except those on which the result does not depend."""
+    differences = []
+    for key in now:
+        old, new = before.get(key), now[key]
+        if isinstance(new, dict) and isinstance(old, dict):
+            differences += differing_settings(old, new, f"{prefix}{key}.")
+        elif old != new and prefix + key not in _FREE_SETTINGS:
+            differences.append(f"{prefix}{key}: {old!r} -> {new!r}")
+    return differences
+
+
+# ---------------------------------------------------------------- what a run writes
+
+
+def start_run(run_dir: Path, config: Config) -> None:
+    """Write the settings into a folder from which a former run's files are removed; other files are left alone."""
     run_dir.mkdir(parents=True, exist_ok=True)
     for name in RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
     for name in ("best", FOLDER):
         shutil.rmtree(run_dir / name, ignore_errors=True)
+    write_text(run_dir / "config.yaml", to_yaml(config))
 
 
 def complete_run(run_dir: Path, best: Path, reviews: TokenizedReviews, test: np.ndarray, summary: dict) -> None:
@@ -202,8 +250,13 @@ def complete_run(run_dir: Path, best: Path, reviews: TokenizedReviews, test: np.
     files = [path for path in best.iterdir() if path.name not in (PREDICTIONS, MANIFEST)]
     size = sum(path.stat().st_size for path in files)
     write_folder(run_dir / "best", lambda partial: [shutil.copyfile(p, partial / p.name) for p in files], size)
-    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_summary(run_dir, summary)
     shutil.rmtree(run_dir / FOLDER)
+
+
+def write_summary(run_dir: Path, summary: dict) -> None:
+    """The last file of a complete run."""
+    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def write_predictions(path: Path, reviews: TokenizedReviews, probabilities: np.ndarray) -> None:
@@ -213,9 +266,3 @@ def write_predictions(path: Path, reviews: TokenizedReviews, probabilities: np.n
         writer.writerow(["row", "label", "probability"])
         for row, label, probability in zip(reviews.rows, reviews.labels, probabilities, strict=True):
             writer.writerow([row, label, f"{probability:.6f}"])
-
-
-def best_step_of(folder: Path) -> int | None:
-    """The step of the best model to which a checkpoint refers."""
-    best = read_json(folder / STATE)["record"]["best"]
-    return best["step"] if best else None

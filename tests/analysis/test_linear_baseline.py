@@ -1,15 +1,16 @@
-"""baseline.py: the linear floor on the tests' small reviews."""
+"""analysis/linear_baseline.py: TF-IDF + logistic regression on the tests' small reviews."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_config
 
 from analysis import linear_baseline
-from analysis.facts import load_run, read_predictions
+from analysis.linear_baseline import INVERSE_REGULARISATIONS, SPLITS, main, ngram_features, run_baseline, tokens_as_text
+from analysis.logs import load_run, load_runs, read_predictions
 from data import load_reviews
+from helpers import small_config
 
 
 @pytest.fixture(scope="module")
@@ -23,40 +24,54 @@ def reviews(config):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_floor_is_a_run_like_another(config, reviews, tmp_path, whole):
-    summary = linear_baseline.run_floor(config, reviews, whole, tmp_path / "0_bag")
-    run = load_run(tmp_path / "0_bag")
+def test_baseline_leaves_a_run_folder_like_any_run(config, reviews, tmp_path, whole):
+    summary = run_baseline(config, reviews, whole, tmp_path / "folder")
+    run = load_run(tmp_path / "folder")
     assert run.summary == json.loads(json.dumps(summary))
-    assert (run.key, summary["name"]) == ("0", "bag")
-    rows, labels, probabilities = read_predictions(tmp_path / "0_bag" / "test_predictions.csv")
+    assert run.label == ("0w linear baseline, whole reviews" if whole else "0 linear baseline")
+    assert summary["name"] == ("linear_baseline_whole_reviews" if whole else "linear_baseline")
+    rows, labels, probabilities = read_predictions(tmp_path / "folder" / "test_predictions.csv")
     assert rows.tolist() == reviews.test.rows.tolist()
     assert labels.tolist() == reviews.test.labels.tolist()
     assert summary["test_accuracy"] == ((probabilities >= 0.5) == labels).mean()
     accuracies = [line["validation_accuracy"] for line in run.metrics]
-    assert len(accuracies) == len(linear_baseline.STRENGTHS)
+    assert len(accuracies) == len(INVERSE_REGULARISATIONS)
     assert summary["best_validation_accuracy"] == max(accuracies)
     assert summary["best_validation_step"] == 1 + int(np.argmax(accuracies))
     assert summary["train_accuracy"] > 0.9
 
 
-def test_the_floor_reads_what_the_models_read_or_the_whole_reviews(reviews):
-    cut, whole = (linear_baseline.tokens_as_text(reviews, "train", which) for which in (False, True))
+def test_parameters_are_a_weight_per_feature_and_a_bias(config, reviews, tmp_path):
+    vectorizer, _ = ngram_features(reviews, whole=False)
+    assert run_baseline(config, reviews, False, tmp_path / "run")["parameters"] == len(vectorizer.vocabulary_) + 1
+
+
+def test_baseline_reads_the_same_tokens_as_the_models_or_whole_reviews(reviews):
+    cut, whole = (tokens_as_text(reviews, "train", which) for which in (False, True))
     ids = reviews.train.dataset["input_ids"]
     assert [list(map(int, text.split())) for text in cut] == [list(tokens) for tokens in ids]
     assert max(len(text.split()) for text in cut) <= 12
     assert whole[3] == " ".join(map(str, reviews.tokenizer(reviews.train.texts[3])["input_ids"][1:-1]))
 
 
-def test_the_vocabulary_is_that_of_the_training_reviews(reviews):
-    vectorizer, matrices = linear_baseline.bags(reviews, whole=False)
+def test_vocabulary_comes_from_the_training_reviews_only(reviews):
+    vectorizer, matrices = ngram_features(reviews, whole=False)
     assert {name: matrix.shape for name, matrix in matrices.items()} == {
-        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in linear_baseline.SPLITS
+        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in SPLITS
     }
-    texts = linear_baseline.tokens_as_text(reviews, "train", whole=False)
+    texts = tokens_as_text(reviews, "train", whole=False)
     pairs = {" ".join(pair) for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)}
     assert {term for term in vectorizer.vocabulary_ if " " in term} <= pairs
 
 
-def test_settings_that_can_not_be_used_are_refused(capsys):
-    assert linear_baseline.main(["profile=nothing"]) == 2
+def test_command_writes_both_baselines_beside_run_dir(config, reviews, tmp_path, monkeypatch):
+    monkeypatch.setattr(linear_baseline, "load_reviews", lambda data: reviews)
+    assert main(["profile=tiny", f"run_dir={tmp_path / 'logs' / 'x'}"]) == 0
+    folders = {path.name for path in (tmp_path / "logs").iterdir()}
+    assert folders == {"0_linear_baseline", "0w_linear_baseline_whole_reviews"}
+    assert [run.key for run in load_runs(tmp_path / "logs")] == ["0", "0w"]
+
+
+def test_unknown_profile_is_refused(capsys):
+    assert main(["profile=nothing"]) == 2
     assert "there is no 'nothing'" in capsys.readouterr().err

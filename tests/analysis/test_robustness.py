@@ -1,58 +1,72 @@
-"""robustness.py: the statistics against libraries and simulations, the measurement on small trained models."""
+"""analysis/robustness.py: comparisons by hand, the measurement on small trained models, identity, resuming; plots."""
 
+import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import small_config
 from scipy.stats import false_discovery_control
 
 from analysis import robustness
+from analysis.attack import attack
 from analysis.robustness import (
     Condition,
-    TrainedModel,
+    Parts,
+    Sample,
     all_conditions,
-    attack,
     compare,
+    directional_effect,
+    encode,
+    encode_once,
+    load_models,
     main,
     mark_changes,
     measure,
-    turned,
+    measure_controls,
 )
+from analysis.robustness_figures import amount_curves, attack_curves, heat_map
+from config import InputError, load_config
 from data import load_reviews
-from perturbations import PERTURBATIONS, WORD
+from helpers import small_config
+from perturbations import PERTURBATIONS, WORD, WORD_EDITS, perturb
 from train import run
+
+ROOT = Path(robustness.__file__).resolve().parents[1]
 
 # ---------------------------------------------------------------- comparisons
 
 
-def test_a_comparison_by_hand():
+def test_compare_equals_values_by_hand():
     labels = np.array([1, 1, 0, 0, 1])
     before = np.array([0.9, 0.6, 0.2, 0.7, 0.3])
     after = np.array([0.8, 0.4, 0.1, 0.2, 0.3])
-    found = compare(before, after, labels)
-    assert (found["lost"], found["won"]) == (1, 1)
-    assert found["accuracy"] == pytest.approx(3 / 5)
-    assert found["drop"] == 0
-    assert found["flip_rate"] == pytest.approx(2 / 5)
-    assert found["probability_change"] == pytest.approx((-0.1 - 0.2 + 0.1 + 0.5 + 0.0) / 5)
+    row = compare(before, after, labels)
+    assert (row["lost"], row["won"]) == (1, 1)
+    assert row["accuracy"] == pytest.approx(3 / 5)
+    assert row["drop"] == 0
+    assert row["flip_rate"] == pytest.approx(2 / 5)
+    assert row["probability_change"] == pytest.approx((-0.1 - 0.2 + 0.1 + 0.5 + 0.0) / 5)
 
 
-def test_only_reviews_that_a_change_speaks_against_are_asked_whether_they_turned():
+def test_directional_effect_counts_only_changed_reviews_with_the_opposite_label():
     labels = np.array([1, 1, 0, 0])
     before, after = np.array([0.9, 0.8, 0.2, 0.4]), np.array([0.3, 0.85, 0.6, 0.4])
     changed = np.array([True, True, True, False])
-    assert turned(before, after, labels, changed, None) == {
-        "asked": 3,
-        "moved": pytest.approx(2 / 3),
-        "turned": pytest.approx(2 / 3),
+    assert directional_effect(before, after, labels, changed, None) == {
+        "num_targeted": 3,
+        "share_lowered": pytest.approx(2 / 3),
+        "share_flipped": pytest.approx(2 / 3),
     }
-    assert turned(before, after, labels, changed, 1) == {"asked": 1, "moved": 1.0, "turned": 1.0}
-    assert turned(before, after, labels, ~changed, 1) == {"asked": 1, "moved": 0.0, "turned": 0.0}
-    assert turned(before, after, labels, changed & False, None)["asked"] == 0
+    praise = {"num_targeted": 1, "share_lowered": 1.0, "share_flipped": 1.0}
+    assert directional_effect(before, after, labels, changed, 1) == praise
+    unmoved = {"num_targeted": 1, "share_lowered": 0.0, "share_flipped": 0.0}
+    assert directional_effect(before, after, labels, ~changed, 1) == unmoved
+    none = {"num_targeted": 0, "share_lowered": None, "share_flipped": None}
+    assert directional_effect(before, after, labels, changed & False, None) == none
 
 
 def test_changed_words_are_marked_in_both_texts():
@@ -64,11 +78,20 @@ def test_changed_words_are_marked_in_both_texts():
     assert mark_changes("all the same", "all the same") == ("all the same", "all the same")
 
 
-def test_an_excerpt_begins_a_little_before_the_first_change():
+def test_excerpt_starts_shortly_before_the_first_change():
     words = [f"w{i}" for i in range(60)]
-    before, after = mark_changes(" ".join(words), " ".join([*words[:30], "new", *words[31:]]), lead=2, limit=30)
+    changed = " ".join([*words[:30], "new", *words[31:]])
+    before, after = mark_changes(" ".join(words), changed, num_before=2, max_characters=30)
     assert before == "... w28 w29 [[w30]] w31 w32 w33 ..."
     assert after == "... w28 w29 [[new]] w31 w32 w33 ..."
+
+
+def test_every_condition_has_a_unique_name_and_a_kind():
+    conditions = all_conditions()
+    assert len({(c.label, c.amount) for c in conditions}) == len(conditions)
+    assert {c.kind for c in conditions} == {p.kind for p in PERTURBATIONS.values()} | {"composition"}
+    assert len(conditions) >= 3 * 30
+    assert Condition(WORD_EDITS, 0.5).label == "all eight word edits"
 
 
 # ---------------------------------------------------------------- trained models
@@ -86,161 +109,299 @@ def trained(tmp_path_factory, review_files):
 
 @pytest.fixture(scope="module")
 def models(trained):
-    return [TrainedModel(folder) for folder in trained]
+    return load_models(trained)
 
 
 @pytest.fixture(scope="module")
-def reviews(trained):
-    split = load_reviews(robustness.load_config(trained[0] / "config.yaml").data).train
-    return split.texts, split.labels
+def sample(trained):
+    split = load_reviews(load_config(trained[0] / "config.yaml").data).train
+    return Sample(split.texts, split.labels, seed=3)
 
 
-def test_a_perturbation_that_changes_nothing_costs_nothing(models, reviews):
+@pytest.fixture(scope="module")
+def other_seed(tmp_path_factory, review_files):
+    """Another seed of the first model, hardly trained, so that its accuracy differs."""
+    folder = tmp_path_factory.mktemp("robust") / "1_lstm"
+    run(small_config("1_lstm", review_files, folder, "train.learning_rate=1e-6", "seed=1"))
+    return folder
+
+
+def test_perturbation_without_effect_on_the_tokens_costs_nothing(models, sample):
     conditions = [Condition(("qwerty",), 0.0), Condition(("lowercase",), 1.0), Condition(("spaces",), 0.8)]
-    found = measure(models, *reviews, conditions)
-    assert len(found["rows"]) == len(conditions) * len(models)
-    for row in found["rows"]:
+    log = measure(models, sample, conditions)
+    assert len(log["rows"]) == len(conditions) * len(models)
+    for row in log["rows"]:
         assert row["drop"] == 0
         assert row["mcnemar_p"] == row["adjusted_p"] == 1
         assert row["flip_rate"] == row["probability_change"] == 0
-    assert not found["examples"]
+    assert not log["examples"]
 
 
-def test_rows_and_mechanisms_are_those_of_the_predictions(models, reviews):
-    texts, labels = reviews
+def test_rows_and_mechanisms_equal_those_computed_from_predictions(models, sample):
     condition = Condition(("homoglyph", "deletion"), 0.8)
-    found = measure(models, texts, labels, [condition], seed=3)
-    perturbed = robustness.perturb(texts, condition.names, 0.8, 3)
-    for model, row in zip(models, found["rows"], strict=True):
-        before, after = (model.probabilities(model.encode(t)) for t in (texts, perturbed))
-        assert row["accuracy"] == ((after >= 0.5) == labels).mean()
-        assert row["drop"] == pytest.approx(((before >= 0.5) == labels).mean() - row["accuracy"])
-        assert row["model"] == model.label
-    (mechanism,) = found["mechanisms"]
-    tokens = models[0].tokenizer(perturbed)["input_ids"]
+    log = measure(models, sample, [condition])
+    perturbed = perturb(sample.texts, condition.names, 0.8, sample.seed)
+    for model, row in zip(models, log["rows"], strict=True):
+        before, after = (model.trained.probabilities(texts) for texts in (sample.texts, perturbed))
+        assert row["accuracy"] == ((after >= 0.5) == sample.labels).mean()
+        assert row["drop"] == pytest.approx(((before >= 0.5) == sample.labels).mean() - row["accuracy"])
+        assert row["model"] == model.name
+    (mechanism,) = log["mechanisms"]
+    tokens = models[0].trained.tokenizer(perturbed)["input_ids"]
     ids = [i for row in tokens for i in row]
     assert mechanism["unknown_after"] == pytest.approx(ids.count(100) / len(ids))
-    counts = [(set(WORD.findall(a)), set(WORD.findall(b))) for a, b in zip(texts, perturbed, strict=True)]
+    words = [(set(WORD.findall(old)), set(WORD.findall(new))) for old, new in zip(sample.texts, perturbed, strict=True)]
     assert 0 < mechanism["words_changed"] <= 1
-    assert any(a - b for a, b in counts)
-    adjusted = false_discovery_control([row["mcnemar_p"] for row in found["rows"]])
-    assert [row["adjusted_p"] for row in found["rows"]] == pytest.approx(adjusted.tolist())
+    assert any(old - new for old, new in words)
+    adjusted = false_discovery_control([row["mcnemar_p"] for row in log["rows"]])
+    assert [row["adjusted_p"] for row in log["rows"]] == pytest.approx(adjusted.tolist())
 
 
-def test_the_control_makes_unknown_the_words_that_homoglyph_changes(reviews):
-    texts, _ = reviews
-    glyphs, unknown = (robustness.perturb(texts, name, 0.5, 1) for name in ("homoglyph", "unknown"))
-    for text, one, other in zip(texts, glyphs, unknown, strict=True):
+def test_log_has_the_format_of_the_committed_log(trained, models, sample):
+    reference = json.loads((ROOT / "logs/reference/quick/robustness.json").read_text())
+    log = measure(models, sample, [Condition(("negation_added",), 0.8), Condition(("qwerty",), 0.8)])
+    log["controls"] = measure_controls(models, sample, [0.8])
+    assert [(model["model"], model["label"]) for model in log["models"]] == [
+        ("1", "BiLSTM"),
+        ("5", "Transformer 2L pre-norm"),
+    ]
+    for kind in ("directional", "word_edit"):
+        rows, expected = ([row for row in part["rows"] if row["kind"] == kind] for part in (log, reference))
+        assert set(rows[0]) == set(expected[0])
+    for part in ("models", "mechanisms", "examples", "controls"):
+        assert set(log[part][0]) == set(reference[part][0]), part
+
+
+def test_unknown_control_replaces_the_words_that_homoglyph_changes(sample):
+    homoglyphs, unknown = (perturb(sample.texts, name, 0.5, 1) for name in ("homoglyph", "unknown"))
+    for text, one, other in zip(sample.texts, homoglyphs, unknown, strict=True):
         for word, changed, control in zip(text.split(), one.split(), other.split(), strict=True):
             assert (word != changed) == (control == "[UNK]")
 
 
-def test_a_perturbation_is_compared_with_its_control_on_the_same_reviews(models, reviews):
-    texts, labels = reviews
-    rows = robustness.controlled(models, texts, labels, [0.0, 0.8], seed=3)
-    assert [(row["model"], row["amount"]) for row in rows] == [(m.label, a) for a in (0.0, 0.8) for m in models]
+def test_control_is_compared_on_the_same_reviews(models, sample):
+    rows = measure_controls(models, sample, [0.0, 0.8])
+    assert [(row["model"], row["amount"]) for row in rows] == [(m.name, a) for a in (0.0, 0.8) for m in models]
     for row in rows[: len(models)]:
         assert (row["drop"], row["flip_rate"], row["mcnemar_p"]) == (0, 0, 1)
     for model, row in zip(models, rows[len(models) :], strict=True):
-        right = {
-            name: (model.probabilities(model.encode(robustness.perturb(texts, name, 0.8, 3))) >= 0.5) == labels
+        accuracy = {
+            name: (
+                (model.trained.probabilities(perturb(sample.texts, name, 0.8, sample.seed)) >= 0.5) == sample.labels
+            ).mean()
             for name in ("homoglyph", "unknown")
         }
-        assert row["accuracy"] == right["homoglyph"].mean()
-        assert row["drop"] == pytest.approx(right["unknown"].mean() - right["homoglyph"].mean())
+        assert row["accuracy"] == accuracy["homoglyph"]
+        assert row["drop"] == pytest.approx(accuracy["unknown"] - accuracy["homoglyph"])
 
 
-def test_the_search_hurts_at_least_as_much_as_chance_and_never_helps(models, reviews):
-    texts, labels = reviews
+def test_attack_lowers_accuracy_more_than_random_edits(models, sample):
     for model in models:
-        found = attack(model, texts[:20], labels[:20], budget=3)
-        assert len(found["greedy"]) == len(found["random"]) == 4
-        assert found["greedy"][0] == found["random"][0]
-        assert found["greedy"][3] <= found["random"][3]
-        assert found["greedy"][3] < found["greedy"][0]
+        accuracies = attack(model.trained, sample.texts[:20], sample.labels[:20], budget=3)
+        assert len(accuracies["greedy"]) == len(accuracies["random"]) == 4
+        assert accuracies["greedy"][0] == accuracies["random"][0]
+        assert accuracies["greedy"][3] <= accuracies["random"][3]
+        assert accuracies["greedy"][3] < accuracies["greedy"][0]
 
 
-def test_every_condition_has_a_name_and_a_kind():
-    conditions = all_conditions()
-    assert len({(c.label, c.amount) for c in conditions}) == len(conditions)
-    assert {c.kind for c in conditions} == {p.kind for p in PERTURBATIONS.values()} | {"composition"}
-    assert len(conditions) >= 3 * 30
+def test_attack_leaves_reviews_without_words_unchanged(models):
+    accuracies = attack(models[0].trained, ["...", ""], np.array([0, 1]), budget=2)
+    assert len(set(accuracies["greedy"] + accuracies["random"])) == 1
 
 
-def test_the_command_writes_a_log_and_figures(trained, tmp_path, capsys):
-    output = tmp_path / "robustness.json"
-    arguments = [*map(str, trained), "--output", str(output), "--severities", "0.5", "--reviews", "16"]
+# ---------------------------------------------------------------- tokens
+
+
+def test_tokens_after_the_cut_are_counted(models):
+    model = models[0].trained
+    texts = ["one two", "word " * 60, "☃ " * 60, ""]
+    tokens = encode(model, texts)
+    uncut = model.tokenizer(texts)["input_ids"]
+    assert tokens.lengths.tolist() == [len(ids) for ids in uncut]
+    assert tokens.num_unknown.tolist() == [ids.count(model.tokenizer.unk_token_id) for ids in uncut]
+    assert tokens.num_unknown[2] == 60 > model.max_length
+    assert tokens.ids == model.token_ids(texts)
+
+
+def test_models_with_the_same_tokenizer_share_the_tokens(models, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(robustness, "encode", lambda model, texts: encoded.append(model) or encode(model, texts))
+    tokens = encode_once([*models, *models], ["one two", "three"])
+    assert len(encoded) == len(tokens) == len({model.tokenization for model in models}) == 1
+    assert tokens[models[0].tokenization].ids == models[0].trained.token_ids(["one two", "three"])
+
+
+# ---------------------------------------------------------------- identity of runs
+
+
+def test_two_seeds_of_one_experiment_keep_their_own_clean_accuracies(trained, other_seed, sample):
+    seeds = [trained[0], other_seed]
+    together = measure(load_models(seeds), sample, [Condition(("qwerty",), 0.5)])
+    assert [model["model"] for model in together["models"]] == ["1 seed 0", "1 seed 1"]
+    assert [row["model"] for row in together["rows"]] == ["1 seed 0", "1 seed 1"]
+    alone = [measure(load_models([folder]), sample, [Condition(("qwerty",), 0.5)]) for folder in seeds]
+    assert [log["models"][0]["model"] for log in alone] == ["1", "1"]
+    accuracies = [log["models"][0]["accuracy"] for log in alone]
+    assert accuracies[0] != accuracies[1]
+    assert [model["accuracy"] for model in together["models"]] == accuracies
+    assert [row["drop"] for row in together["rows"]] == [log["rows"][0]["drop"] for log in alone]
+
+
+def test_runs_with_the_same_key_and_seed_are_refused(trained, tmp_path):
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    with pytest.raises(InputError, match=r"both 1 with seed 0: they can't be told apart"):
+        load_models([trained[0], copy])
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_command_writes_the_log_and_the_plots(trained, tmp_path, capsys):
+    output = tmp_path / "new" / "robustness.json"
+    arguments = [*map(str, trained), "--output", str(output), "--amounts", "0.5", "--reviews", "16"]
     assert main([*arguments, "--attack", "4", "--budget", "1"]) == 0
-    found = json.loads(output.read_text())
-    assert found["reviews"] == 16
-    assert len(found["rows"]) == 2 * len(all_conditions([0.5]))
-    assert len(found["attacks"]) == 2
-    for name in ("heat_map", "severity", "mechanisms", "attack"):
-        assert plt.imread(tmp_path / f"robustness_{name}.png").std() > 0
-    assert re.search(r"qwerty 0.5: [+-]", capsys.readouterr().out)
+    log = json.loads(output.read_text())
+    assert log["reviews"] == 16
+    assert len(log["rows"]) == 2 * len(all_conditions([0.5]))
+    assert [(attack["model"], attack["reviews"], attack["budget"]) for attack in log["attacks"]] == [
+        ("1", 4, 1),
+        ("5", 4, 1),
+    ]
+    names = {f"robustness_{name}.png" for name in ("heat_map", "amounts", "mechanisms", "attack")}
+    assert {path.name for path in output.parent.iterdir()} == {"robustness.json", *names}
+    for name in names:
+        assert plt.imread(output.parent / name).std() > 0
+    assert re.search(
+        r"qwerty, amount 0\.5: points of accuracy lost by model 1: -?\d+\.\d, 5: -?\d", capsys.readouterr().out
+    )
 
 
-def test_a_measurement_that_was_killed_goes_on_where_it_was(trained, tmp_path, monkeypatch):
-    options = ["--severities", "0.5", "--reviews", "16", "--attack", "4", "--budget", "1", "--output"]
-    whole, killed = tmp_path / "whole.json", tmp_path / "killed.json"
-    assert main([*map(str, trained), *options, str(whole)]) == 0
-    measured, measure_one = [], robustness.measure_one
+def test_killed_measurement_resumes_with_the_same_log(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(robustness, "write_figures", lambda log, folder: None)
+    options = ["--amounts", "0.5", "--reviews", "16", "--attack", "4", "--budget", "1", "--output"]
+    uninterrupted, resumed = tmp_path / "uninterrupted.json", tmp_path / "resumed.json"
+    assert main([*map(str, trained), *options, str(uninterrupted)]) == 0
+    measured, measure_condition = [], robustness.measure_condition
 
-    def one_after_the_other(*arguments):
+    def interrupt_after_nine(*arguments):
         if len(measured) == 9:
             raise KeyboardInterrupt
         measured.append(arguments)
-        return measure_one(*arguments)
+        return measure_condition(*arguments)
 
-    monkeypatch.setattr(robustness, "measure_one", one_after_the_other)
-    with pytest.raises(KeyboardInterrupt):
-        main([*map(str, trained), *options, str(killed)])
+    monkeypatch.setattr(robustness, "measure_condition", interrupt_after_nine)
+    assert main([*map(str, trained), *options, str(resumed)]) == 130
+    assert not resumed.exists()
     (part,) = tmp_path.glob("*.part.jsonl")
     with part.open("a") as file:
         file.write('{"half of a li')
-    monkeypatch.setattr(robustness, "measure_one", lambda *arguments: measured.append(1) or measure_one(*arguments))
-    assert main([*map(str, trained), *options, str(killed)]) == 0
+    monkeypatch.setattr(
+        robustness, "measure_condition", lambda *arguments: measured.append(1) or measure_condition(*arguments)
+    )
+    assert main([*map(str, trained), *options, str(resumed)]) == 0
     assert len(measured) == len(all_conditions([0.5]))
-    assert killed.read_text() == whole.read_text()
+    assert resumed.read_text() == uninterrupted.read_text()
     assert not part.exists()
 
 
-def test_parts_of_another_measurement_are_not_taken(tmp_path):
-    one, other = (robustness.Parts(tmp_path / "x.json", identity) for identity in (["a", "bc"], ["ab", "c"]))
-    assert one.remember("part", lambda: {"value": 1}) == {"value": 1}
-    assert other.remember("part", lambda: {"value": 2}) == {"value": 2}
-    again = robustness.Parts(tmp_path / "x.json", ["a", "bc"])
-    assert again.remember("part", lambda: {"value": 3}) == {"value": 1}
+def test_parts_of_another_measurement_are_not_reused(tmp_path):
+    one, other = (Parts(tmp_path / "x.json", identity) for identity in (["a", "bc"], ["ab", "c"]))
+    assert one("part", lambda: {"value": 1}) == {"value": 1}
+    assert other("part", lambda: {"value": 2}) == {"value": 2}
+    again = Parts(tmp_path / "x.json", ["a", "bc"])
+    assert again("part", lambda: {"value": 3}) == {"value": 1}
 
 
-def test_tokens_beyond_the_cut_are_counted(models):
-    texts = ["one two", "word " * 60, "☃ " * 60, ""]
-    tokens = models[0].encode(texts)
-    whole = models[0].tokenizer(texts)["input_ids"]
-    assert tokens.lengths.tolist() == [len(ids) for ids in whole]
-    assert tokens.unknown.tolist() == [ids.count(models[0].tokenizer.unk_token_id) for ids in whole]
-    assert tokens.unknown[2] == 60 > models[0].max_length
-    assert max(map(len, tokens.ids)) == models[0].max_length
+def test_identity_depends_on_weights_names_texts_labels_and_seed(models, sample):
+    changes = {
+        "nothing": (models, sample),
+        "order": (models[::-1], sample),
+        "name": ([dataclasses.replace(models[0], name="x"), models[1]], sample),
+        "weights": ([dataclasses.replace(models[0], weights="x"), models[1]], sample),
+        "tokenization": ([dataclasses.replace(models[0], tokenization="x"), models[1]], sample),
+        "texts": (models, dataclasses.replace(sample, texts=[*sample.texts[:-1], "x"])),
+        "labels": (models, dataclasses.replace(sample, labels=1 - sample.labels)),
+        "seed": (models, dataclasses.replace(sample, seed=4)),
+    }
+    identities = {name: robustness._identity(*arguments) for name, arguments in changes.items()}
+    for name, identity in identities.items():
+        others = [other for key, other in identities.items() if key != name]
+        assert identity not in others, name
+    assert identities["nothing"] == robustness._identity(models, sample)
 
 
-def test_models_that_share_a_tokenizer_share_the_tokens(models, monkeypatch):
-    asked = []
-    encode = TrainedModel.encode
-    monkeypatch.setattr(TrainedModel, "encode", lambda self, texts: asked.append(self.label) or encode(self, texts))
-    tokens = robustness.encode_once([*models, *models], ["one two", "three"])
-    assert len(asked) == len(tokens) == len({model.key for model in models}) == 1
-    assert tokens[models[0].key].ids == models[0].encode(["one two", "three"]).ids
+def test_identity_depends_on_the_code(models, sample):
+    code = [(ROOT / path).read_text() for path in ("analysis/robustness.py", "analysis/attack.py", "perturbations.py")]
+    assert set(code) <= set(robustness._identity(models, sample))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "nothing/best/model.safetensors: no such file"),
+        (["nothing"], "nothing/summary.json: not a log of a complete run"),
+        (["RUN", "NO_SUMMARY"], "no_summary/summary.json: not a log of a complete run"),
+        (["RUN", "NO_MODEL"], "no_model/best/model.safetensors: no such file"),
+        (["RUN", "RUN"], "they can't be told apart"),
         (["RUN", "--data", "x.csv"], "x.csv: no such file"),
+        (["RUN", "--amounts", "0.5", "1.5"], "--amounts: found 1.5; expected shares from 0 to 1"),
+        (["RUN", "--amounts", "0.5", "0.5"], "--amounts: found [0.5, 0.5]; expected every amount once"),
+        (["RUN", "--amounts", "nan"], "--amounts: found nan"),
+        (["RUN", "--seed", "-1"], "--seed: found -1; expected an integer of at least 0"),
+        (["RUN", "--reviews", "0"], "--reviews: found 0; expected an integer of at least 1"),
     ],
 )
-def test_input_that_can_not_be_used_is_refused(trained, tmp_path, capsys, arguments, message):
-    arguments = [str(trained[0]) if text == "RUN" else text for text in arguments]
-    assert main([*arguments, "--output", str(tmp_path / "x.json")]) == 2
+def test_unusable_input_is_refused_before_anything_is_computed(
+    trained, tmp_path, capsys, monkeypatch, arguments, message
+):
+    folders = {"RUN": trained[0]}
+    for name, missing in (("NO_SUMMARY", "summary.json"), ("NO_MODEL", "best")):
+        folders[name] = shutil.copytree(trained[1], tmp_path / name.lower(), ignore=shutil.ignore_patterns(missing))
+    monkeypatch.setattr(robustness, "measure", lambda *_: pytest.fail("something was computed"))
+    arguments = [str(folders.get(text, text)) for text in arguments]
+    assert main([*arguments, "--output", str(tmp_path / "new" / "x.json")]) == 2
     assert message in capsys.readouterr().err
-    assert not list(Path(tmp_path).iterdir())
+    assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- plots
+
+
+@pytest.fixture
+def reference():
+    return json.loads((ROOT / "logs/reference/quick/robustness.json").read_text())
+
+
+def test_plots_name_models_by_key_and_short_name(reference):
+    names = [f"{model['model']} {model['label']}" for model in reference["models"]]
+    assert "4 LSTM encoder-decoder + attention" in names
+    axis = heat_map(reference).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == names
+    for figure in (amount_curves(reference, ["qwerty"]), attack_curves(reference)):
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    plt.close("all")
+
+
+def test_heat_map_shows_the_drops_with_a_true_minus_sign(reference):
+    next(row for row in reference["rows"] if row["amount"] == 0.4)["drop"] = -0.0003
+    figure = heat_map(reference, amount=0.4)
+    drops = [100 * row["drop"] for row in reference["rows"] if row["amount"] == 0.4]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(float(text.rstrip("*").replace("−", "-")) for text in texts) == pytest.approx(
+        sorted(drops), abs=0.051
+    )
+    assert any(text.startswith("−") for text in texts)
+    assert not any("-" in text or text.startswith("−0.0") for text in texts)
+    significant = [row for row in reference["rows"] if row["amount"] == 0.4 and row["adjusted_p"] < 0.05]
+    assert sum(text.endswith("*") for text in texts) == len(significant)
+    plt.close("all")
+
+
+def test_amount_curves_start_from_the_clean_accuracy(reference):
+    axis = amount_curves(reference, ["homoglyph"]).axes[0]
+    assert len(axis.lines) == len(reference["models"])
+    for line, model in zip(axis.lines, reference["models"], strict=True):
+        rows = [r for r in reference["rows"] if (r["condition"], r["model"]) == ("homoglyph", model["model"])]
+        assert line.get_xdata().tolist() == [0, *(row["amount"] for row in rows)]
+        accuracies = [model["accuracy"], *(row["accuracy"] for row in rows)]
+        assert line.get_ydata().tolist() == pytest.approx([100 * accuracy for accuracy in accuracies])
+    plt.close("all")

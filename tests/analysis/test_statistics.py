@@ -1,4 +1,4 @@
-"""significance.py: against scipy on the same counts, by hand, and over simulations."""
+"""analysis/statistics.py: against scipy on the same counts, by hand, and over simulations."""
 
 import math
 
@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from analysis.statistics import mcnemar_p, paired_interval, share_interval
+from analysis.statistics import is_correct, mcnemar_p, paired_interval, share_interval
+
+
+def test_prediction_is_correct_where_the_likelier_class_is_the_label():
+    probabilities, labels = np.array([0.5, 0.5, 0.49, 0.49, 1.0, 0.0]), np.array([1, 0, 1, 0, 1, 1])
+    assert is_correct(probabilities, labels).tolist() == [True, False, False, True, True, False]
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 5), (7, 3), (40, 12), (12, 40), (25, 25)])
@@ -16,7 +21,7 @@ def test_mcnemar_is_the_exact_binomial_test(lost, won):
     assert mcnemar_p(lost, won) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_interval_is_the_published_formula():
+def test_paired_interval_is_the_formula_of_bonett_and_price():
     """By hand for 9 lost, 3 won of 50: (10 - 4) / 52 and its standard error."""
     low, high = paired_interval(9, 3, 50)
     half = 1.959963984540054 * math.sqrt((10 / 52 + 4 / 52 - (6 / 52) ** 2) / 52)
@@ -24,7 +29,7 @@ def test_the_interval_is_the_published_formula():
 
 
 @pytest.mark.parametrize(("p_lost", "p_won", "count"), [(0.1, 0.04, 200), (0.02, 0.02, 500), (0.3, 0.1, 100)])
-def test_the_interval_covers_the_truth_in_95_of_100_simulations(p_lost, p_won, count):
+def test_paired_interval_covers_the_true_difference_in_95_percent_of_simulations(p_lost, p_won, count):
     rng = np.random.default_rng(0)
     draws = rng.multinomial(count, [p_lost, p_won, 1 - p_lost - p_won], size=2000)
     covered = [
@@ -34,7 +39,7 @@ def test_the_interval_covers_the_truth_in_95_of_100_simulations(p_lost, p_won, c
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (450, 500), (1, 3)])
-def test_the_interval_of_a_share_solves_its_score_equation(hits, count):
+def test_share_interval_solves_wilsons_score_equation(hits, count):
     """At both ends (Wilson 1927) the observed share is 1.96 standard errors away, that of the end itself."""
     for end in share_interval(hits, count):
         distance = abs(hits / count - end)

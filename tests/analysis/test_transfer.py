@@ -1,42 +1,70 @@
-"""transfer.py: trained models on other reviews."""
+"""analysis/transfer.py: zero-shot accuracy of trained models on other reviews."""
 
 import json
 
 import pytest
-from conftest import small_config
 
 from analysis.transfer import main
+from helpers import small_config
 from predict import predict
 from train import run
+
+TEXTS = ["good good good", "bad bad bad", "good bad", "fine"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, review_files):
-    folder = tmp_path_factory.mktemp("transfer") / "1_lstm"
-    run(small_config("1_lstm", review_files, folder, "train.epochs=1"))
+    """Two seeds of one experiment, by folder names that say nothing of them."""
+    folder = tmp_path_factory.mktemp("transfer")
+    for seed, name in enumerate(("first", "second")):
+        run(small_config("1_lstm", review_files, folder / name, "train.epochs=1", f"seed={seed}"))
     return folder
 
 
-def test_accuracy_on_other_reviews(trained, tmp_path, capsys):
-    texts = ["good good good", "bad bad bad", "good bad", "fine"]
-    (tmp_path / "other.csv").write_text("text,label\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(texts)))
-    assert main([str(trained), "--data", str(tmp_path / "other.csv"), "--output", str(tmp_path / "x.json")]) == 0
-    found = json.loads((tmp_path / "x.json").read_text())
-    positive = predict(trained, texts) >= 0.5
-    model = found["models"]["1"]
-    assert (found["data"], found["reviews"], found["positive"]) == ("other.csv", 4, 0.5)
+@pytest.fixture
+def other_reviews(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{i % 2}\n" for i, text in enumerate(TEXTS)))
+    return path
+
+
+def test_accuracy_is_measured_on_the_reviews_of_the_file(trained, other_reviews, tmp_path, capsys):
+    output = tmp_path / "x.json"
+    assert main([str(trained / "first"), "--data", str(other_reviews), "--output", str(output)]) == 0
+    log = json.loads(output.read_text())
+    positive = predict(trained / "first", TEXTS) >= 0.5
+    model = log["models"]["1"]
+    assert (log["data"], log["reviews"], log["positive"]) == ("other.csv", 4, 0.5)
+    assert model["label"] == "BiLSTM"
     assert model["accuracy"] == sum(p == i % 2 for i, p in enumerate(positive)) / 4
-    assert model["called_positive"] == positive.mean()
+    assert model["share_predicted_positive"] == positive.mean()
     low, high = model["interval"]
     assert 0 <= low <= model["accuracy"] <= high <= 1
-    assert f"1 lstm: {100 * model['accuracy']:.1f}%" in capsys.readouterr().out
+    assert f"1 BiLSTM: {100 * model['accuracy']:.1f}%" in capsys.readouterr().out
+
+
+def test_two_seeds_of_one_experiment_both_appear(trained, other_reviews, tmp_path, capsys):
+    folders = [str(trained / name) for name in ("first", "second")]
+    assert main([*folders, "--data", str(other_reviews), "--output", str(tmp_path / "x.json")]) == 0
+    models = json.loads((tmp_path / "x.json").read_text())["models"]
+    assert list(models) == ["1 seed 0", "1 seed 1"]
+    for folder, model in zip(folders, models.values(), strict=True):
+        assert model["share_predicted_positive"] == (predict(folder, TEXTS) >= 0.5).mean()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["1 seed 0 BiLSTM", "1 seed 1 BiLSTM"]
+
+
+def test_one_run_given_twice_is_refused(trained, other_reviews, tmp_path, capsys):
+    folder = str(trained / "first")
+    assert main([folder, folder, "--data", str(other_reviews), "--output", str(tmp_path / "x.json")]) == 2
+    assert "are both 1 with seed 0" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
 
 
 @pytest.mark.parametrize("missing", ["run", "data"])
-def test_what_is_missing_is_named(trained, tmp_path, capsys, missing):
-    (tmp_path / "other.csv").write_text("text,label\nfine,1\nbad,0\n")
-    run_dir = tmp_path / "none" if missing == "run" else trained
-    data = tmp_path / ("none.csv" if missing == "data" else "other.csv")
+def test_missing_run_or_data_is_refused_by_name(trained, other_reviews, tmp_path, capsys, missing):
+    run_dir = tmp_path / "none" if missing == "run" else trained / "first"
+    data = tmp_path / "none.csv" if missing == "data" else other_reviews
     assert main([str(run_dir), "--data", str(data), "--output", str(tmp_path / "x.json")]) == 2
     assert "none" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()

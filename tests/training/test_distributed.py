@@ -12,14 +12,17 @@ import torch
 
 import train
 from data import load_reviews
-from train import run, to_yaml
+from helpers import read_metrics, write_config
+from models import build_model
+from train import run
 from training import distributed
+from training.trainer import Trainer
+
+METRICS = ("step", "reviews_seen", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
-def curve(run_dir: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    keys = ("step", "reviews_seen", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-    return [line[key] for line in lines for key in keys]
+def metrics_of(run_dir: Path) -> list[float]:
+    return [line[key] for line in read_metrics(run_dir) for key in METRICS]
 
 
 def launch(*arguments: str, launcher: str, port: int = 29517) -> subprocess.CompletedProcess:
@@ -33,7 +36,7 @@ def launch(*arguments: str, launcher: str, port: int = 29517) -> subprocess.Comp
         ],
     }
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *commands[launcher], "train.py", *arguments]
+    command = [sys.executable, "-m", *commands[launcher], train.__file__, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -48,45 +51,44 @@ def test_two_processes_train_as_one(make_config, tmp_path, launcher):
     for config in configs:
         folder = Path(config.run_dir)
         run(config)
-        expected.append((curve(folder), (folder / "validation_predictions.csv").read_text().splitlines()))
+        expected.append((metrics_of(folder), (folder / "validation_predictions.csv").read_text().splitlines()))
         folder.rename(folder.with_name(folder.name + "-alone"))
-        files.append(tmp_path / f"{config.name}.yaml")
-        files[-1].write_text(to_yaml(config))
+        files.append(write_config(config))
     result = launch(*map(str, files), launcher=launcher)
     assert result.returncode == 0, result.stderr[-3000:]
     for config, (alone, predictions) in zip(configs, expected, strict=True):
         folder = Path(config.run_dir)
-        assert curve(folder) == pytest.approx(alone, abs=1e-5)
-        found = (folder / "validation_predictions.csv").read_text().splitlines()
-        assert [line.split(",")[:2] for line in found] == [line.split(",")[:2] for line in predictions]
-        assert json.loads((folder / "summary.json").read_text())["processes"] == 2
+        assert metrics_of(folder) == pytest.approx(alone, abs=1e-5), folder
+        together = (folder / "validation_predictions.csv").read_text().splitlines()
+        assert [line.split(",")[:2] for line in together] == [line.split(",")[:2] for line in predictions], folder
+        assert json.loads((folder / "summary.json").read_text())["world_size"] == 2
 
 
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_a_batch_is_dealt_out_whole(make_config, monkeypatch, processes):
-    """The reviews of all processes' shares are those of the batch, also where it has fewer than processes."""
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_shares_of_all_processes_make_the_batch(make_config, monkeypatch, world_size):
+    """Also where a batch has fewer reviews than there are processes."""
     config = make_config("1_lstm")
     reviews = load_reviews(config.data)
-    model = train.build_model(config.model, 30522, 24)
-    trainer = train.Trainer(config, model, reviews, torch.device("cpu"), Path(config.run_dir))
+    model = build_model(config.model, 30522, 24)
+    trainer = Trainer(config, model, reviews, torch.device("cpu"), Path(config.run_dir))
     batches = [np.array([5, 2, 9, 4]), np.array([40]), np.array([7, 1])]
-    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    monkeypatch.setattr(distributed, "world_size", lambda: world_size)
     shares = []
-    for rank in range(processes):
+    for rank in range(world_size):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         shares.append([batch for _, batch in trainer.shares(batches)])
-    for number, batch in enumerate(batches):
-        texts = []
-        for share in shares:
-            if share[number] is not None:
-                ids, mask = share[number]["input_ids"], share[number]["attention_mask"]
-                texts += [tuple(row[keep == 1].tolist()) for row, keep in zip(ids, mask, strict=True)]
-        whole = reviews.train[batch]
-        expected = [tuple(r[k == 1].tolist()) for r, k in zip(whole["input_ids"], whole["attention_mask"], strict=True)]
-        assert sorted(texts) == sorted(expected)
+    for number, indices in enumerate(batches):
+        dealt = [text for share in shares if share[number] is not None for text in token_ids(share[number])]
+        assert sorted(dealt) == sorted(token_ids(reviews.train[indices])), f"batch {number}"
 
 
-def test_one_process_is_a_group_of_its_own():
+def token_ids(batch: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """The ids of each review without its padding."""
+    rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [tuple(ids[mask == 1].tolist()) for ids, mask in rows]
+
+
+def test_single_process_is_a_world_of_its_own():
     values = torch.tensor([1.0, 2.0])
     assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
     assert distributed.all_reduce_sum(values) is values

@@ -1,4 +1,4 @@
-"""benchmarks/memory.py: what it counts, on models whose count is known."""
+"""benchmarks/memory.py: the bytes that it counts, on models small enough to count by hand."""
 
 import importlib.util
 import sys
@@ -12,13 +12,14 @@ from config import Config, DataConfig, TrainConfig
 from models import ReviewClassifier
 
 
-def settings(reviews, tokens, precision="fp32"):
-    return Config(data=DataConfig(max_length=tokens), train=TrainConfig(batch_size=reviews, precision=precision))
+def settings(num_reviews: int, num_tokens: int, precision: str = "fp32") -> Config:
+    train = TrainConfig(batch_size=num_reviews, precision=precision)
+    return Config(data=DataConfig(max_length=num_tokens), train=train)
 
 
 @pytest.fixture(scope="module")
 def memory():
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / "memory.py"
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"
     spec = importlib.util.spec_from_file_location("memory_benchmark", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -29,33 +30,35 @@ def memory():
 class Mean(nn.Module):
     """An embedding, and the mean of the sines of its vectors."""
 
-    output_size = 4
-
-    def __init__(self):
+    def __init__(self, output_size: int = 4):
         super().__init__()
-        self.embedding = nn.Embedding(30522, 4)
+        self.output_size = output_size
+        self.embedding = nn.Embedding(30522, output_size)
 
     def forward(self, input_ids, attention_mask):
         return self.embedding(input_ids).sin().mean(dim=1)
 
 
-def test_what_is_kept_for_the_way_back_is_counted_once_and_without_weights(memory):
-    reviews, tokens = 7, 11
-    found = memory.saved_bytes(ReviewClassifier(Mean()), settings(reviews, tokens))
+def test_saved_activations_are_counted_once_and_without_weights(memory):
+    reviews, tokens, width = 7, 11, 53
+    model = ReviewClassifier(Mean(width))
+    saved = memory.saved_bytes(model, settings(reviews, tokens))
     ids = 8 * reviews * tokens
     # Ids for the embedding, its vectors for the sine, their mean for the linear layer; the loss keeps log-probabilities
     # (2 a review), labels and its weight.
-    vectors, means, log_probabilities = 4 * reviews * tokens * 4, 4 * reviews * 4, 4 * reviews * 2
-    assert found == pytest.approx(ids + vectors + means + log_probabilities + 8 * reviews, abs=64)
+    vectors, means, log_probabilities = 4 * reviews * tokens * width, 4 * reviews * width, 4 * reviews * 2
+    assert saved == pytest.approx(ids + vectors + means + log_probabilities + 8 * reviews, abs=64)
+    # The tolerance is for scalars: the linear layer's weight would exceed it.
+    assert model.classifier.weight.nbytes > 4 * 64
 
 
-def test_more_reviews_keep_as_much_more(memory):
+def test_saved_bytes_grow_in_proportion_to_the_batch(memory):
     model = ReviewClassifier(Mean())
     one, three = (memory.saved_bytes(model, settings(n, 50)) for n in (10, 30))
     assert three / one == pytest.approx(3, rel=0.01)
 
 
-def test_nothing_is_kept_of_what_has_no_gradient(memory):
+def test_frozen_backbone_saves_no_activations(memory):
     model = ReviewClassifier(Mean())
     model.backbone.requires_grad_(False)
     assert memory.saved_bytes(model, settings(7, 50)) < 4 * 7 * 50
@@ -76,6 +79,6 @@ class Square(nn.Module):
         return (vectors @ vectors.transpose(1, 2) @ vectors).mean(dim=1)
 
 
-def test_half_precision_keeps_less_for_matrix_products(memory):
+def test_bf16_saves_less_for_matrix_products(memory):
     full, half = (memory.saved_bytes(ReviewClassifier(Square()), settings(7, 53, p)) for p in ("fp32", "bf16"))
     assert half < 0.7 * full

@@ -1,0 +1,117 @@
+"""analysis/comparisons.py: paired comparisons and seeds, against counts by hand on made-up runs."""
+
+import numpy as np
+import pytest
+
+from analysis.comparisons import (
+    Comparison,
+    accuracies_by_seed,
+    compare_pairs,
+    compare_runs,
+    seed_difference,
+    signed_points,
+)
+from analysis.logs import load_run
+from analysis.statistics import mcnemar_p, paired_interval
+from config import InputError
+from helpers import write_run_folder
+
+NAMES = {"4": "LSTM encoder-decoder + attention", "3": "LSTM encoder-decoder"}
+
+
+def make_run(folder, key, wrong=(), seed=0, **summary):
+    return load_run(write_run_folder(folder / f"{key}_{seed}", key, seed, wrong, **summary))
+
+
+def test_comparison_counts_reviews_that_only_one_run_predicts_correctly(tmp_path):
+    one, other = make_run(tmp_path, "4", range(0, 3)), make_run(tmp_path, "3", range(2, 14))
+    comparison = compare_runs(one, other)
+    assert (comparison.first, comparison.second, comparison.num_reviews) == ("4", "3", 40)
+    assert comparison.difference == pytest.approx(9 / 40)
+    assert (comparison.low, comparison.high) == pytest.approx(paired_interval(11, 2, 40))
+    assert comparison.p == mcnemar_p(11, 2)
+    assert compare_runs(other, one).difference == -comparison.difference
+
+
+def test_p_values_are_adjusted_over_all_pairs_with_benjamini_hochberg(tmp_path):
+    num_wrong = {"1": 20, "2": 4, "3": 5}
+    runs = {key: make_run(tmp_path, key, range(count)) for key, count in num_wrong.items()}
+    comparisons = compare_pairs(runs, [("2", "1"), ("3", "2"), ("2", "1"), ("9", "1")])
+    assert list(comparisons) == ["2-1", "3-2"]
+    # Benjamini and Hochberg: the smaller p counts twice, the larger once.
+    assert comparisons["2-1"].adjusted_p == pytest.approx(2 * mcnemar_p(16, 0))
+    assert comparisons["3-2"].adjusted_p == 1
+    assert comparisons["2-1"].is_significant
+    assert not comparisons["3-2"].is_significant
+    assert compare_pairs(runs, [("9", "1")]) == {}
+
+
+def test_verdict_says_higher_lower_or_not_significantly_different():
+    higher = Comparison("4", "3", 2000, 0.08, 0.06, 0.1, 1e-9, 1e-8)
+    assert higher.verdict(NAMES) == (
+        "**4** (LSTM encoder-decoder + attention) scores 8.0 points higher than **3** (LSTM encoder-decoder) "
+        "(95% CI +6.0 to +10.0, adjusted p < 0.001, 2,000 test reviews)"
+    )
+    lower = Comparison("4", "3", 2000, -0.08, -0.1, -0.06, 0.01, 0.02)
+    assert "scores 8.0 points lower than **3**" in lower.verdict(NAMES)
+    assert "95% CI \N{MINUS SIGN}10.0 to \N{MINUS SIGN}6.0, adjusted p 0.020" in lower.verdict(NAMES)
+    alike = Comparison("4", "3", 2000, 0.01, -0.01, 0.03, 0.3, 0.4)
+    assert alike.verdict(NAMES) == (
+        "**4** and **3** do not differ significantly (+1.0 points; 95% CI \N{MINUS SIGN}1.0 to +3.0, adjusted p 0.400, "
+        "2,000 test reviews)"
+    )
+
+
+def test_differences_that_round_to_zero_have_no_minus_sign():
+    assert [signed_points(share) for share in (-0.0004, 0.0, -0.001)] == ["+0.0", "+0.0", "\N{MINUS SIGN}0.1"]
+
+
+def test_runs_tested_on_different_reviews_are_refused(tmp_path):
+    one, other = make_run(tmp_path, "1"), make_run(tmp_path, "2")
+    path = other.folder / "test_predictions.csv"
+    text = path.read_text()
+    for changed in (text.replace("\n7,", "\n70,"), text.replace("\n7,1", "\n7,0")):
+        path.write_text(changed)
+        with pytest.raises(InputError, match="1_0 and .*2_0 were tested on different reviews"):
+            compare_runs(one, other)
+    path.unlink()
+    with pytest.raises(InputError, match=r"2_0.test_predictions\.csv: not the predictions of a run"):
+        compare_runs(one, other)
+
+
+def test_seeds_are_grouped_by_key_not_by_folder(tmp_path):
+    accuracies = {("1", 0): 0.80, ("1", 1): 0.82, ("1", 2): 0.84, ("2", 0): 0.90, ("2", 1): 0.91, ("3", 0): 0.5}
+    runs = [
+        make_run(tmp_path / f"other_{seed}", key, seed=seed, test_accuracy=a, best_validation_accuracy=a - 0.01)
+        for (key, seed), a in accuracies.items()
+    ]
+    groups = accuracies_by_seed(runs)
+    assert list(groups) == ["1", "2"]
+    assert groups["1"]["seeds"] == [0, 1, 2]
+    assert groups["1"]["test_accuracies"] == [0.80, 0.82, 0.84]
+    assert groups["2"]["validation_accuracies"] == pytest.approx([0.89, 0.90])
+    assert groups["1"]["test_mean"] == pytest.approx(0.82)
+    assert groups["1"]["test_std"] == pytest.approx(0.02)
+
+
+def test_two_runs_of_one_key_and_seed_are_not_counted_as_two_seeds(tmp_path):
+    runs = [make_run(tmp_path / folder, "4", seed=1) for folder in ("imdb", "seeds")]
+    with pytest.raises(InputError, match=r"imdb.4_1 and .*seeds.4_1 are both 4 with seed 1"):
+        accuracies_by_seed(runs)
+
+
+def test_difference_over_seeds_has_welchs_interval(tmp_path):
+    accuracies = {"1": (0.80, 0.82, 0.84), "2": (0.90, 0.91)}
+    runs = [
+        make_run(tmp_path, key, seed=seed, test_accuracy=accuracy)
+        for key, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    groups = accuracies_by_seed(runs)
+    difference = seed_difference(groups["2"], groups["1"])
+    assert difference["difference"] == pytest.approx(0.085)
+    # The standard error is that of a difference of two means.
+    error = np.sqrt(0.02**2 / 3 + groups["2"]["test_std"] ** 2 / 2)
+    assert (difference["low"] + difference["high"]) / 2 == pytest.approx(0.085)
+    assert difference["high"] - difference["low"] > 2 * 1.96 * error
+    assert 0 < difference["p"] < 0.05

@@ -1,0 +1,80 @@
+"""Cached outputs of frozen layers: equal results, their time and disk space."""
+
+import errno
+import os
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from config import RunError
+from data import load_reviews
+from helpers import read_metrics, without_timings
+from models import build_model
+from train import run
+from training.frozen_features import FrozenFeatures
+
+
+def test_cached_frozen_features_give_the_same_metrics(make_config, monkeypatch, tmp_path):
+    """But for rounding: padding, and so the order of sums, differs. A second run reads the file."""
+    cache = f"data.cache_dir={tmp_path / 'cache'}"
+    config = make_config("8_minilm", cache, "model.dropout=0", "train.learning_rate=0.0003")
+    run(config)
+    computed = without_timings(read_metrics(config.run_dir))
+    cached = replace(config, overwrite=True, train=replace(config.train, cache_frozen_features="fp32"))
+    run(cached)
+    for line, expected in zip(without_timings(read_metrics(config.run_dir)), computed, strict=True):
+        assert line == pytest.approx(expected, abs=1e-4)
+    assert len(list((tmp_path / "cache").glob("*.frozen"))) == 2
+    monkeypatch.setattr(FrozenFeatures, "make", lambda *arguments: pytest.fail("computed again"))
+    run(cached)
+
+
+def test_time_to_cache_frozen_features_counts_as_training(make_config, monkeypatch, tmp_path):
+    def slowly(*arguments):
+        time.sleep(1.5)
+        return make(*arguments)
+
+    make = FrozenFeatures.make
+    monkeypatch.setattr(FrozenFeatures, "make", slowly)
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path}", "train.cache_frozen_features=fp32", "train.epochs=1")
+    assert run(config)["train_seconds"] > 3
+    assert read_metrics(config.run_dir)[0]["train_seconds"] > 3
+
+
+def test_disk_full_for_frozen_features_names_the_setting(make_config, monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path / 'cache'}", "train.cache_frozen_features=fp32")
+    size = load_reviews(config.data).train.lengths.sum() * 384 * 4
+    with pytest.raises(RunError, match=rf"{size / 1e6:.1f} MB are needed.*train.cache_frozen_features=bf16"):
+        run(config)
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("partial")]
+
+
+def test_model_without_frozen_layers_ignores_cache_frozen_features(make_config):
+    """A profile may set it for all eight."""
+    assert run(make_config("1_lstm", "train.cache_frozen_features=fp32", "train.epochs=1"))["completed"]
+
+
+def test_cached_frozen_features_are_near_the_computed_ones(make_config, tmp_path):
+    """In fp32 to rounding, in bf16 to 8 bits at half the size."""
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path}", "train.epochs=1")
+    model = build_model(config.model, 30522, 24).eval()
+    reviews = load_reviews(config.data).validation
+    indices = np.array([3, 0, 7])
+    batch = reviews[indices]
+    states = model.backbone.frozen_states(batch["input_ids"], batch["attention_mask"])
+    expected = states * batch["attention_mask"][..., None]
+    sizes = {}
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.02)):
+        features = FrozenFeatures(reviews, model.backbone, tmp_path, precision, batch_size=6)
+        cached = features[indices]
+        torch.testing.assert_close(cached["hidden_states"].float(), expected, rtol=tolerance, atol=tolerance)
+        assert torch.equal(cached["labels"], batch["labels"])
+        sizes[precision] = features.path.stat().st_size
+    assert sizes["fp32"] == 2 * sizes["bf16"] == reviews.lengths.sum() * 384 * 4

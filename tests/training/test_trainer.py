@@ -1,0 +1,280 @@
+"""The trainer: batches, logged losses, optimiser, non-finite steps, memory, and when it saves."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import RunError, TrainConfig
+from data import load_reviews, training_batches
+from helpers import assert_same_tensors, losses_of, read_metrics, without_timings, write_config
+from models import build_model
+from train import main, run
+from training import trainer
+from training.checkpoint import checkpoints_of, load_checkpoint
+from training.run_folder import STATE_FILES
+from training.trainer import Trainer, TrainingStep, build_optimizer, is_better, is_out_of_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def patch_step(monkeypatch):
+    """`patch_step(lambda make, self, batch, *rest: ...)`: a stand-in for every training step, which `make` makes."""
+    original = TrainingStep.__call__
+
+    def patch(step) -> None:
+        monkeypatch.setattr(TrainingStep, "__call__", lambda *arguments: step(original, *arguments))
+
+    return patch
+
+
+# ---------------------------------------------------------------- batches, losses
+
+
+def test_logged_train_loss_is_the_mean_since_the_last_line(make_config, patch_step):
+    losses = []
+
+    def noted(make, step, batch, *arguments):
+        loss, logits = make(step, batch, *arguments)
+        losses.extend([loss.item()] * len(batch["labels"]))
+        return loss, logits
+
+    patch_step(noted)
+    config = make_config("1_lstm", "train.epochs=1", "train.batch_size=7", "train.eval_steps=5")
+    run(config)
+    first, last = read_metrics(config.run_dir)
+    assert first["train_loss"] == pytest.approx(np.mean(losses[: first["reviews_seen"]]), abs=1e-6)
+    assert last["train_loss"] == pytest.approx(np.mean(losses[first["reviews_seen"] :]), abs=1e-6)
+    assert len(losses) == 48
+
+
+def test_training_uses_the_batches_of_seed_and_epoch(make_config, patch_step):
+    batches = []
+
+    def noted(make, step, batch, *arguments):
+        batches.append(batch["input_ids"])
+        return make(step, batch, *arguments)
+
+    patch_step(noted)
+    config = make_config("1_lstm", "train.epochs=2", "seed=3")
+    run(config)
+    reviews = load_reviews(config.data).train
+    expected = [
+        reviews[indices]["input_ids"]
+        for epoch in (1, 2)
+        for indices in training_batches(reviews.lengths, config.train.batch_size, 3, epoch)
+    ]
+    assert_same_tensors(dict(enumerate(batches, start=1)), dict(enumerate(expected, start=1)))
+
+
+def test_evaluating_more_often_changes_no_training(make_config):
+    config = make_config("5_transformer_prenorm", "train.epochs=2", "train.eval_steps=1")
+    run(config)
+    often = {line["step"]: line for line in without_timings(read_metrics(config.run_dir))}
+    run(replace(config, overwrite=True, train=replace(config.train, eval_steps=100)))
+    for line in read_metrics(config.run_dir):
+        for key in ("validation_loss", "validation_accuracy", "learning_rate"):
+            assert often[line["step"]][key] == line[key], f"step {line['step']}: {key}"
+
+
+def test_trainer_does_not_read_the_test_split(make_config, tmp_path):
+    config = make_config("1_lstm", "train.epochs=1")
+    reviews = replace(load_reviews(config.data), test=None)
+    record = Trainer(config, build_model(config.model, 30522, 24), reviews, CPU, tmp_path).fit()
+    assert record.step == 6
+
+
+@pytest.mark.parametrize(
+    ("metric", "better", "worse"),
+    [
+        ("accuracy", (0.9, 0.5), (0.8, 0.1)),
+        ("accuracy", (0.9, 0.4), (0.9, 0.5)),
+        ("loss", (0.8, 0.1), (0.9, 0.5)),
+    ],
+)
+def test_best_model_is_selected_by_best_metric(metric, better, worse):
+    lines = [dict(zip(("validation_accuracy", "validation_loss"), values, strict=True)) for values in (better, worse)]
+    assert is_better(lines[0], lines[1], metric)
+    assert not is_better(lines[1], lines[0], metric)
+    assert not is_better(lines[0], lines[0], metric)
+
+
+def test_checkpoints_are_saved_by_steps_minutes_and_epochs(make_config, monkeypatch):
+    saved = []
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda folder, *_: saved.append(int(folder.name[5:])))
+    monkeypatch.setattr(trainer, "prune", lambda *_: None)
+    run(make_config("1_lstm", "train.epochs=2"))
+    assert saved == [6, 12]
+    saved.clear()
+    run(make_config("1_lstm", "train.epochs=2", "train.save_steps=4", "overwrite=true"))
+    assert saved == [4, 6, 8, 12]
+    saved.clear()
+    run(make_config("1_lstm", "train.epochs=1", "train.save_minutes=1e-9", "overwrite=true"))
+    assert saved == [1, 2, 3, 4, 5, 6]
+
+
+# ---------------------------------------------------------------- optimiser
+
+
+def test_optimizer_gets_every_setting(make_config):
+    config = make_config("1_lstm", "train.learning_rate=0.125", "train.adam_eps=0.5", "train.weight_decay=0.25")
+    optimizer, _ = build_optimizer(config.train, build_model(config.model, 31, 24), 10)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (0.125, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("lr_scheduler", "expected"),
+    [
+        ("constant_with_warmup", [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0, 0.5, *(1 - i / 8 for i in range(8))]),
+        ("cosine", [0, 0.5, *((1 + math.cos(math.pi * i / 8)) / 2 for i in range(8))]),
+    ],
+)
+def test_learning_rate_follows_lr_scheduler(make_config, lr_scheduler, expected):
+    settings = TrainConfig(lr_scheduler=lr_scheduler, warmup_ratio=0.2, learning_rate=1.0)
+    step = TrainingStep(build_model(make_config("1_lstm").model, 31, 24), settings, 10, CPU)
+    rates = []
+    for number in range(1, 11):
+        assert step.learning_rate_at(number) == pytest.approx(step.learning_rate), f"step {number}"
+        rates.append(step.learning_rate)
+        step.optimizer.step()
+        step.lr_scheduler.step()
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [("0.001", True), ("1e6", False), ("null", False)])
+def test_gradients_are_clipped_to_max_grad_norm(make_config, monkeypatch, limit, clipped):
+    norms = []
+
+    class Recorder(torch.optim.AdamW):
+        def step(self, *arguments, **keywords):
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(gradients).item())
+            return super().step(*arguments, **keywords)
+
+    monkeypatch.setattr(trainer, "AdamW", Recorder)
+    run(make_config("1_lstm", f"train.max_grad_norm={limit}", "train.epochs=1"))
+    assert len(norms) == 6
+    assert all((norm <= 0.001 * 1.001) == clipped for norm in norms), norms
+
+
+# ---------------------------------------------------------------- non-finite losses
+
+
+def test_nan_loss_stops_before_the_step(make_config, capsys):
+    config = make_config("1_lstm", "train.learning_rate=1e20", "train.save_steps=1", "train.eval_steps=99")
+    assert main([str(write_config(config))]) == 1
+    error = capsys.readouterr().err
+    folder = Path(config.run_dir)
+    newest = checkpoints_of(folder)[0]
+    step = int(newest.name[5:]) + 1
+    reviews = load_reviews(config.data).train
+    batch = training_batches(reviews.lengths, 8, 0, 1)[step - 1]
+    assert f"non-finite (NaN/Inf) loss or gradient at step {step}, at learning rate 1e+20" in error
+    assert "lower train.learning_rate" in error
+    assert f"{newest.name} is the last checkpoint" in error
+    assert f"rows {reviews.rows[batch].tolist()} of the training data" in error
+    tensors, _ = load_checkpoint(newest, STATE_FILES)
+    assert [name for name, tensor in tensors["model"].items() if not torch.isfinite(tensor).all()] == []
+    assert not (folder / "summary.json").exists()
+
+
+def test_nan_validation_loss_stops_the_run(make_config, monkeypatch):
+    """With a stand-in for the evaluation: which loss overflows first depends on the processor."""
+
+    def overflowing(*arguments):
+        losses.append(0.5 if not losses else float("nan"))
+        return replace(evaluate(*arguments), loss=losses[-1])
+
+    losses = []
+    evaluate = trainer.evaluate
+    monkeypatch.setattr(trainer, "evaluate", overflowing)
+    config = make_config("1_lstm", "train.save_steps=1", "train.eval_steps=1")
+    with pytest.raises(
+        FloatingPointError, match=r"validation loss is nan after step 2, at learning rate 0\.001; lower"
+    ):
+        run(config)
+    (line,) = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))["step"] == 1
+    assert [path.name for path in checkpoints_of(Path(config.run_dir))] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("limit", ["1.0", "null"])
+def test_weights_stay_from_a_nan_gradient_on(make_config, monkeypatch, limit):
+    """As on a GPU, where the host looks only when it logs: the optimiser itself must refuse."""
+    config = make_config("5_transformer_prenorm", f"train.max_grad_norm={limit}", "model.dropout=0")
+    monkeypatch.setattr(Trainer, "check_finite", lambda self: None)
+    model = build_model(config.model, 30522, 24)
+    reviews = load_reviews(config.data)
+    trained = Trainer(config, model, reviews, CPU, Path(config.run_dir))
+    weights = []
+    for number in range(4):
+        if number == 2:
+            # The gradient alone is NaN: the loss stays finite.
+            handle = model.classifier.weight.register_hook(lambda gradient: gradient * float("nan"))
+        trained.train_step(np.arange(8), reviews.train[np.arange(number, number + 8)])
+        if number == 2:
+            handle.remove()
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    name = "classifier.weight"
+    assert not torch.equal(weights[0][name], weights[1][name])
+    assert_same_tensors(weights[3], weights[1])
+    assert trained.step.guard.first_bad_step() == 3
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_micro_batches_give_the_losses_of_the_whole_batch(make_config):
+    """Without dropout and within rounding, for parts that don't divide the batch."""
+    config = make_config("7_transformer_postnorm", "model.dropout=0", "train.epochs=2")
+    run(config)
+    whole = losses_of(config.run_dir)
+    run(replace(config, overwrite=True, train=replace(config.train, micro_batch_size=3)))
+    parts = losses_of(config.run_dir)
+    assert parts == pytest.approx(whole, abs=1e-5)
+    assert parts != whole
+
+
+OUT_OF_MEMORY = {
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_out_of_memory_halves_the_micro_batch_if_asked(make_config, patch_step, error):
+    def small_machine(make, step, batch, num_reviews, size):
+        if (size or len(batch["labels"])) > 3:
+            # Half of a step has happened: what it drew and summed must not stay.
+            torch.rand(5)
+            step.model.classifier.weight.grad = torch.ones_like(step.model.classifier.weight)
+            raise error
+        return make(step, batch, num_reviews, size)
+
+    config = make_config("2_lstm_dropout", "train.epochs=1", "train.micro_batch_size=2")
+    run(config)
+    expected = losses_of(config.run_dir)
+    patch_step(small_machine)
+    run(make_config("2_lstm_dropout", "train.epochs=1", "overwrite=true", "train.auto_find_micro_batch_size=true"))
+    assert losses_of(config.run_dir) == expected
+    assert [line["micro_batch_size"] for line in read_metrics(config.run_dir)] == [2, 2]
+    with pytest.raises(RunError, match=r"no memory for step 1 .*train.batch_size.*train.micro_batch_size=4"):
+        run(make_config("2_lstm_dropout", "train.epochs=1", "overwrite=true"))
+
+
+def test_other_errors_do_not_count_as_out_of_memory(make_config, patch_step):
+    def broken(*arguments):
+        raise RuntimeError("shapes can't be multiplied")
+
+    patch_step(broken)
+    with pytest.raises(RuntimeError, match="shapes can't be multiplied"):
+        run(make_config("1_lstm", "train.auto_find_micro_batch_size=true"))
+    assert not is_out_of_memory(RuntimeError("shapes can't be multiplied"))
