@@ -7,14 +7,17 @@
 floor(amount n + 1/2) are changed, each once, and every other character stays. The choice depends only on the seed, the
 perturbation and the text. With the same seed, the places changed at a smaller amount are among those of a larger one.
 
-A word is a run of letters and digits, with apostrophes and hyphens inside. The eight word edits (`WORD_EDITS`) are
-those of TextAttack (Morris et al. 2020), under the field's names, with these differences: the amount is exact and not
-rounded up from percentages of a word list; a step changes every word at most once; the position is drawn among all
-those that the edit can change, so that no edit gives the same word back; spacing and punctuation are never rebuilt.
+A word is a run of letters and digits, with apostrophes and hyphens inside. A letter is one character and the
+combining marks after it, so that "é" is one letter in either of its forms, and no edit tears a mark from its letter.
+The eight word edits (`WORD_EDITS`) are those of TextAttack (Morris et al. 2020), under the field's names, with these
+differences: the amount is exact and not rounded up from percentages of a word list; a step changes every word at most
+once; the position is drawn among all those that the edit can change, so that no edit gives the same word back; spacing
+and punctuation are never rebuilt.
 """
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,8 +32,24 @@ Change = Callable[[str, float, Draws], str]
 # Start and end of a part of a text.
 Span = tuple[int, int]
 
-_WORD = r"[^\W_]+(?:['’-][^\W_]+)*"
+
+def _combining_marks() -> str:
+    """The combining marks and the joiners inside words of Unicode, as ranges of a character class."""
+    codes = [code for code in range(0x300, 0x20000) if unicodedata.category(chr(code)).startswith("M")]
+    # Zero width non-joiner and joiner; variation selectors.
+    codes = sorted([*codes, 0x200C, 0x200D, *range(0xE0100, 0xE01F0)])
+    starts = [code for code, before in zip(codes, [-1, *codes], strict=False) if code != before + 1]
+    ends = [code for code, after in zip(codes, [*codes[1:], -1], strict=True) if code != after - 1]
+    return "".join(f"\\U{start:08x}-\\U{end:08x}" for start, end in zip(starts, ends, strict=True))
+
+
+_MARKS = _combining_marks()
+_RUN = rf"[^\W_]+(?:[{_MARKS}]+[^\W_]*)*"
+_WORD = rf"{_RUN}(?:['’-]{_RUN})*"
 WORD = re.compile(_WORD)
+_LETTER = re.compile(rf".[{_MARKS}]*", re.DOTALL)
+# The edges of a word, as \b, which takes a mark for the end of one.
+_START, _END = rf"(?<!\w)(?<![{_MARKS}])", rf"(?!\w)(?![{_MARKS}])"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORD_CACHE_SIZE = 2**16
 
@@ -153,14 +172,19 @@ def _choose(amount: float, num_eligible: int, draws: Draws) -> Iterator[tuple[in
 # ---------------------------------------------------------------- edits of one letter of a word
 
 
-def _letter_edit(positions_in: Callable[[str], tuple[int, ...]], edit: Callable[[str, int, int], str]) -> Change:
-    """A change of one letter in each chosen word.
+def _letter_edit(
+    positions_in: Callable[[list[str]], tuple[int, ...]], edit: Callable[[list[str], int, int], list[str]]
+) -> Change:
+    """A change of one letter in each chosen word, which is a list of letters (with their marks) and signs.
 
     Args:
         positions_in: the positions of a word at which the edit is possible; a word without any is not eligible.
         edit: (word, position, random integer) -> the word after the edit.
     """
-    positions_of = lru_cache(maxsize=WORD_CACHE_SIZE)(positions_in)
+
+    @lru_cache(maxsize=WORD_CACHE_SIZE)
+    def positions_of(word: str) -> tuple[int, ...]:
+        return positions_in(_letters(word))
 
     def apply(text: str, amount: float, draws: Draws) -> str:
         spans = [match.span() for match in WORD.finditer(text) if positions_of(match.group())]
@@ -169,74 +193,88 @@ def _letter_edit(positions_in: Callable[[str], tuple[int, ...]], edit: Callable[
             word = text[slice(*spans[index])]
             positions = positions_of(word)
             rest, choice = divmod(random, len(positions))
-            replacements[index] = edit(word, positions[choice], rest)
+            replacements[index] = "".join(edit(_letters(word), positions[choice], rest))
         return replace_spans(text, spans, replacements)
 
     return apply
 
 
-def _letter_positions(word: str) -> tuple[int, ...]:
-    return tuple(range(len(word))) if word.isalpha() else tuple(i for i, sign in enumerate(word) if sign.isalpha())
+def _letters(word: str) -> list[str]:
+    """The letters, digits and signs of a word, each with its marks."""
+    return list(word) if word.isalnum() else _LETTER.findall(word)
 
 
-def _deletable_positions(word: str) -> tuple[int, ...]:
+def _is_letter(sign: str) -> bool:
+    return sign[0].isalpha()
+
+
+def _letter_positions(word: list[str]) -> tuple[int, ...]:
+    return tuple(i for i, sign in enumerate(word) if _is_letter(sign))
+
+
+def _deletable_positions(word: list[str]) -> tuple[int, ...]:
     """Letters of words that have another letter."""
-    return _letter_positions(word) if sum(map(str.isalpha, word)) > 1 else ()
+    positions = _letter_positions(word)
+    return positions if len(positions) > 1 else ()
 
 
-def _swappable_positions(word: str) -> tuple[int, ...]:
+def _swappable_positions(word: list[str]) -> tuple[int, ...]:
     """Letters whose right neighbour is another letter."""
     return tuple(
-        i for i in range(len(word) - 1) if word[i] != word[i + 1] and word[i].isalpha() and word[i + 1].isalpha()
+        i for i in range(len(word) - 1) if word[i] != word[i + 1] and _is_letter(word[i]) and _is_letter(word[i + 1])
     )
 
 
-def _insertable_positions(word: str) -> tuple[int, ...]:
+def _insertable_positions(word: list[str]) -> tuple[int, ...]:
     """Before, between and after the letters."""
-    return tuple(range(len(word) + 1)) if any(map(str.isalpha, word)) else ()
+    return tuple(range(len(word) + 1)) if any(map(_is_letter, word)) else ()
 
 
-def _positions_in_table(table: dict[str, str], ignore_case: bool) -> Callable[[str], tuple[int, ...]]:
+def _positions_in_table(table: dict[str, str], ignore_case: bool) -> Callable[[list[str]], tuple[int, ...]]:
     """Positions whose letter is a key of a table."""
     return lambda word: tuple(i for i, sign in enumerate(word) if (sign.lower() if ignore_case else sign) in table)
 
 
-def _swap(word: str, position: int, random: int) -> str:
-    return word[:position] + word[position + 1] + word[position] + word[position + 2 :]
+def _swap(word: list[str], position: int, random: int) -> list[str]:
+    return [*word[:position], word[position + 1], word[position], *word[position + 2 :]]
 
 
-def _qwerty(word: str, position: int, random: int) -> str:
+def _qwerty(word: list[str], position: int, random: int) -> list[str]:
     neighbours = QWERTY[word[position].lower()]
     return _replace_letter(word, position, neighbours[random % len(neighbours)])
 
 
-def _deletion(word: str, position: int, random: int) -> str:
+def _deletion(word: list[str], position: int, random: int) -> list[str]:
     return word[:position] + word[position + 1 :]
 
 
-def _insertion(word: str, position: int, random: int) -> str:
+def _insertion(word: list[str], position: int, random: int) -> list[str]:
     """A lower-case letter; a capital beside a capital of a word in capitals."""
     neighbour = word[position] if position < len(word) else word[-1]
     letter = LETTERS[random % 26]
-    return word[:position] + (_match_case(letter, neighbour) if word.isupper() else letter) + word[position:]
+    return [
+        *word[:position],
+        _match_case(letter, neighbour) if "".join(word).isupper() else letter,
+        *word[position:],
+    ]
 
 
-def _substitution(word: str, position: int, random: int) -> str:
+def _substitution(word: list[str], position: int, random: int) -> list[str]:
     others = LETTERS.replace(word[position].lower(), "")
     return _replace_letter(word, position, others[random % len(others)])
 
 
-def _homoglyph(word: str, position: int, random: int) -> str:
-    return word[:position] + HOMOGLYPHS[word[position]] + word[position + 1 :]
+def _homoglyph(word: list[str], position: int, random: int) -> list[str]:
+    return [*word[:position], HOMOGLYPHS[word[position]], *word[position + 1 :]]
 
 
-def _repetition(word: str, position: int, random: int) -> str:
-    return word[:position] + word[position] * (2 + random % 3) + word[position + 1 :]
+def _repetition(word: list[str], position: int, random: int) -> list[str]:
+    return word[:position] + [word[position]] * (2 + random % 3) + word[position + 1 :]
 
 
-def _replace_letter(word: str, position: int, letter: str) -> str:
+def _replace_letter(word: list[str], position: int, letter: str) -> list[str]:
     """The word with another letter, in the case of the one that it replaces."""
-    return word[:position] + _match_case(letter, word[position]) + word[position + 1 :]
+    return [*word[:position], _match_case(letter, word[position]), *word[position + 1 :]]
 
 
 def _match_case(letter: str, other: str) -> str:
@@ -302,9 +340,12 @@ def _words_changed_by(change: Callable[[str], str]) -> Callable[[str], list[Span
     return lambda text: [match.span() for match in WORD.finditer(text) if change(match.group()) != match.group()]
 
 
+_WORD_OR_SIGN = re.compile(rf"{_WORD}|([^\w\s][{_MARKS}]*)")
+
+
 def _punctuation(text: str) -> list[Span]:
-    """The spans of the signs outside words."""
-    return [match.span() for match in re.finditer(rf"{_WORD}|([^\w\s])", text) if match.group(1)]
+    """The spans of the signs outside words, each with its marks."""
+    return [match.span() for match in _WORD_OR_SIGN.finditer(text) if match.group(1)]
 
 
 def _from_table(table: dict[str, str]) -> Callable[[str, int], str]:
@@ -331,6 +372,15 @@ def _written_out(old: str, random: int) -> str:
     """A contraction written out; the pronoun I keeps its capital, which does not make "I'm" a text in capitals."""
     new = _from_table(EXTENSIONS)(old, random)
     return new if sum(map(str.isupper, old)) > 1 or not old[0].isupper() else new[0] + new[1:].lower()
+
+
+def _affirmed(old: str, random: int) -> str:
+    """A verb without its negation."""
+    verb = re.sub(r"\s+not$", "", old, flags=re.IGNORECASE)
+    if verb != old:
+        return verb
+    irregular = _AFFIRMED.get(old.lower().replace("’", "'"))
+    return _match_word_case(irregular, old) if irregular else old[:-3]
 
 
 def _other_of(groups: Sequence[Sequence[str]]) -> Callable[[str, int], str]:
@@ -371,11 +421,12 @@ CONTRACTIONS = _NEGATIVE_CONTRACTIONS | _POSITIVE_CONTRACTIONS
 EXTENSIONS = {short: long for long, short in CONTRACTIONS.items()}
 # "I am" may become "I'm" only where the sentence continues: not in "Yes, I am."
 _CONTRACTIBLE = (
-    rf"\b(?:{_alternatives(list(_NEGATIVE_CONTRACTIONS))}\b|{_alternatives(list(_POSITIVE_CONTRACTIONS))}(?=\s+\w))"
+    rf"{_START}(?:{_alternatives(list(_NEGATIVE_CONTRACTIONS))}{_END}"
+    rf"|{_alternatives(list(_POSITIVE_CONTRACTIONS))}(?=\s+\w))"
 )
 # "Isn't it?" can't be written out in place: "Is not it?" is not English.
-_INVERTED = r"(?<=n['’]t)\s+(?:i|you|he|she|it|we|they|there|this|that)\b"
-_EXTENDABLE = rf"(?<![\w'’-]){_alternatives(list(EXTENSIONS))}(?![\w'’-])(?!{_INVERTED})"
+_INVERTED = r"(?<=n['’]t)\s+(?:i|you|he|she|it|we|they|there|this|that)" + _END
+_EXTENDABLE = rf"(?<!['’-]){_START}{_alternatives(list(EXTENSIONS))}{_END}(?!['’-])(?!{_INVERTED})"
 
 FIRST_NAMES = (
     "James John Robert Michael William David Richard Joseph Thomas Charles Mary Patricia Jennifer Linda Elizabeth "
@@ -386,10 +437,18 @@ PLACE_NAMES = (
     "London Paris Berlin Rome Madrid Tokyo Vienna Chicago Boston Dallas Seattle Houston Toronto Sydney Moscow Dublin "
     "America England France Germany Italy Spain Japan China India Canada Mexico Brazil Russia Ireland"
 ).split()
-# A number that is part of a rating carries sentiment, so changing it would not be neutral.
+# A number may be a rating ("a 10", "9 stars!", "+9", "7."), which carries sentiment, so that changing it would not be
+# neutral. Only years, and numbers of what no rating counts, are taken for neutral.
+COUNTED = (
+    "second seconds minute minutes min mins hour hours hr hrs day days night nights week weeks weekend weekends month "
+    "months year years decade decades century centuries pm o'clock dollar dollars buck bucks euro euros pound pounds "
+    "cent cents people person persons men women guys girls boys kids children adults friends mile miles km kilometers "
+    "kilometres block blocks foot feet inch inches yard yards meter meters metre metres pages"
+).split()
 _NEUTRAL_NUMBER = (
-    r"(?<![\w.,/$%-])\d{1,4}(?![\w%/-]|[.,]\d|\s*(?:/|(?:out\s+)?of\s+\d|stars?\b|points?\b))"
-    r"(?<!out of \d)(?<!out of \d\d)(?<!out of \d\d\d)"
+    rf"(?<![.,/$%+#*:-])(?<!out\sof\s)(?<!\d\sof\s){_START}"
+    rf"(?:\d{{1,4}}(?=\s+{_alternatives(COUNTED)}{_END})"
+    rf"|(?:1[5-9]|20)\d\d{_END}(?![%+-]|[.,]\d|\s*(?:[/★*]|(?:out\s+)?of\s+\d|(?:stars?|points?){_END})))"
 )
 
 _ANTONYM_PAIRS = (
@@ -404,16 +463,29 @@ _ANTONYM_PAIRS = (
 ANTONYMS = {
     word: opposite for pair in _ANTONYM_PAIRS.split(", ") for word, opposite in (pair.split(), reversed(pair.split()))
 }
-_NEGATABLE = r"\b(?:is|are|was|were)\b(?=\s+\w)(?!\s+not\b)"
-_NEGATED = r"\b(?:is|are|was|were|do|does|did|have|has|had|would|could|should)(?:\s+not\b|n['’]t\b)"
+_NEGATABLE = rf"{_START}(?:is|are|was|were){_END}(?=\s+\w)(?!\s+not{_END})"
+_NEGATED_VERBS = (
+    "am is are was were do does did have has had can could will would shall should may might must need dare ought"
+).split()
+# Contractions with not that are more than the verb and n't.
+_AFFIRMED = {"cannot": "can", "can't": "can", "won't": "will", "shan't": "shall"}
+# "It's not" too; but "not only" negates nothing.
+_NEGATED = (
+    rf"(?:{_START}(?:{'|'.join(_NEGATED_VERBS)})(?:\s+not|n['’]t)"
+    rf"|{_START}{_alternatives(list(_AFFIRMED))}"
+    rf"|(?<=\w)['’](?:m|s|re|ve|ll|d)\s+not){_END}(?!\s+(?:only|just|merely){_END})"
+)
 
 
 # ---------------------------------------------------------------- changes of the whole text
 
 
+_WORD_AND_GAP = re.compile(rf"(?:(?<=\S)\s+)?{_WORD}")
+
+
 def _drop_words(text: str, amount: float, draws: Draws) -> str:
     """Chosen words are removed, each with the white space before it."""
-    spans = [match.span() for match in re.finditer(rf"(?:(?<=\S)\s+)?{_WORD}", text)]
+    spans = [match.span() for match in _WORD_AND_GAP.finditer(text)]
     rest = replace_spans(text, spans, {index: "" for index, _ in _choose(amount, len(spans), draws)})
     return rest if text[:1].isspace() else rest.lstrip()
 
@@ -551,7 +623,7 @@ _ALL = (
         "joined",
         "invariance",
         "Two words are written as one. Eligible: every run of white space between two words.",
-        _span_change(_matches(r"(?<=\w)\s+(?=\w)"), lambda gap, random: ""),
+        _span_change(_matches(rf"(?<=[\w{_MARKS}])\s+(?=\w)"), lambda gap, random: ""),
     ),
     Perturbation(
         "repetition",
@@ -583,14 +655,15 @@ _ALL = (
         "invariance",
         "First names and places become others. Eligible: those of `FIRST_NAMES` and `PLACE_NAMES`, with their capital.",
         _span_change(
-            _matches(rf"\b(?:{'|'.join([*FIRST_NAMES, *PLACE_NAMES])})\b", 0), _other_of((FIRST_NAMES, PLACE_NAMES))
+            _matches(rf"{_START}(?:{'|'.join([*FIRST_NAMES, *PLACE_NAMES])}){_END}", 0),
+            _other_of((FIRST_NAMES, PLACE_NAMES)),
         ),
     ),
     Perturbation(
         "numbers",
         "invariance",
-        "Numbers become others of as many digits. Eligible: whole numbers of up to four digits that are not part of a "
-        "rating such as 7/10 or 3 out of 5.",
+        "Numbers become others of as many digits. Eligible: years from 1500 to 2099, and whole numbers of up to four "
+        "digits before a word of `COUNTED` (90 minutes, 12 dollars). Any other number may be a rating and stays.",
         _span_change(_matches(_NEUTRAL_NUMBER), _other_number),
     ),
     Perturbation(
@@ -602,14 +675,15 @@ _ALL = (
     Perturbation(
         "negation_removed",
         "directional",
-        "was not good -> was good, didn't -> did. Eligible: a verb with not or n't.",
-        _span_change(_matches(_NEGATED), lambda verb, random: re.sub(r"(?i)(\s+not|n['’]t)$", "", verb)),
+        "was not good -> was good, didn't -> did, can't -> can, it's not -> it's. Eligible: a verb with not or n't, "
+        "and cannot. Other negations stay: never, no, nothing, nor, neither, hardly, without, ain't.",
+        _span_change(_matches(_NEGATED), _affirmed),
     ),
     Perturbation(
         "antonym",
         "directional",
         "A sentiment word becomes its opposite, in its case. Eligible: the words of `ANTONYMS`.",
-        _span_change(_matches(rf"\b{_alternatives(list(ANTONYMS))}\b(?!['’-]\w)"), _from_table(ANTONYMS)),
+        _span_change(_matches(rf"{_START}{_alternatives(list(ANTONYMS))}{_END}(?!['’-]\w)"), _from_table(ANTONYMS)),
     ),
     Perturbation(
         "praise",
@@ -632,7 +706,7 @@ _ALL = (
         "control",
         "The words that homoglyph changes with the same seed and amount become the tokenizer's [UNK] instead: the "
         "control that tells the effect of look-alike letters from that of unknown words.",
-        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: "[UNK]"),
+        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: ["[UNK]"]),
         stream="homoglyph",
     ),
 )

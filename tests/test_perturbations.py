@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from perturbations import (
     LETTER_EDITS,
     PERTURBATIONS,
     QWERTY,
+    WORD,
     WORD_EDITS,
     perturb,
+    random_numbers,
 )
 
 ONE_LETTER = (*LETTER_EDITS, "homoglyph", "repetition")
@@ -261,12 +264,18 @@ def test_outputs_equal_the_reviewed_table(name):
         ("extension", "DON'T! Won’t he? Isn't it? They're fine, can't be.", None),
         ("negation_added", "It was good and they are not bad", "It was not good and they are not bad"),
         ("negation_removed", "It wasn't good. IT DID NOT WORK", "It was good. IT DID WORK"),
+        ("negation_removed", "can't, Cannot, CAN'T, can’t, can not", "can, Can, CAN, can, can"),
+        ("negation_removed", "won't, Won’t, WON'T; will not, WILL NOT", "will, Will, WILL; will, WILL"),
+        ("negation_removed", "Shan't, shall not, couldn’t, mustn't, may not", "Shall, shall, could, must, may"),
+        ("negation_removed", "It's not bad, I'm NOT, I am not, they’re not", "It's bad, I'm, I am, they’re"),
+        ("negation_removed", "It is not only bad; I never cared", "It is not only bad; I never cared"),
+        ("negation_removed", "a cannoteer, note, want, ain't", "a cannoteer, note, want, ain't"),
         (
             "antonym",
             "Good food, LOVED it, well-being is not good-looking",
             "Bad food, HATED it, well-being is not good-looking",
         ),
-        ("numbers", "3 of 10 stars, 8/10, 4 out of 5, 1.5 hours, the 80s, $20, 50%, no 7.", None),
+        ("numbers", "In 1999 (or 1812), 90 minutes and 3  Hours for 12 dollars", None),
         ("punctuation", "Well... (really?) don't, well-known!", "Well really don't well-known"),
         ("joined", "one two, three\nfour", "onetwo, threefour"),
         ("names", "James and London, but not james or Jamestown", None),
@@ -280,10 +289,63 @@ def test_rules_of_each_perturbation_at_amount_1(name, text, expected):
     patterns = {
         "contraction": r"Don't go\. It's late, they're here; we can't stay",
         "extension": r"DO NOT! Won’t he\? Isn't it\? They are fine, cannot be\.",
-        "numbers": r"3 of 10 stars, 8/10, 4 out of 5, 1\.5 hours, the 80s, \$20, 50%, no [0-689]\.",
+        "numbers": r"In (?!1999)\d{4} \(or (?!1812)\d{4}\), (?!90)\d\d minutes and (?!3)\d  Hours for (?!12)\d\d "
+        "dollars",
         "names": r"(?!James)[A-Z]\w+ and (?!London)[A-Z]\w+, but not james or Jamestown",
     }
     assert re.fullmatch(patterns[name], perturbed), perturbed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 of 10 stars, 8/10, 4 out of 5, 1.5 hours, the 80s, $20, 50%",
+        "a 10, a 7. +9 -3 9 stars! 9★ 9 ★ 9* 10/10 10 / 10 9-10 4 (of 5)",
+        "3 out of 5; 2 thumbs up; Rating: 8, I give it a 4 for effort, 6 points, 100, #1",
+        "9 out of 10 people, 9 of 10 people, 2000 stars, 8.5 8,5 1999/2000 top 10 films",
+    ],
+)
+def test_numbers_leaves_ratings_and_what_may_be_one(text):
+    assert perturb(text, "numbers", 1.0, 2) == text
+
+
+# ---------------------------------------------------------------- combining marks
+
+# Composed, so that each has another form, decomposed; the last have marks without a composed form.
+MARKED = ["café", "Ñandú", "É", "naïve-été", "l’été", "über", "goo\u0323\u0308d", "हिन्दी", "क़िला"]
+MARKED_TEXT = st.lists(st.tuples(st.sampled_from([*MARKED, "good", "is", "12"]), GAPS), max_size=12).map(
+    lambda parts: unicodedata.normalize("NFC", "".join(a + b for a, b in parts))
+)
+
+
+def decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize("word", MARKED)
+def test_word_with_combining_marks_is_one_word(word):
+    for form in (unicodedata.normalize("NFC", word), decomposed(word)):
+        assert WORD.findall(f"a {form}, {form}.") == ["a", form, form]
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+@SETTINGS
+@given(text=MARKED_TEXT, amount=st.floats(0, 1), seed=st.integers(0, 5))
+def test_letter_and_its_marks_are_perturbed_as_one_letter(name, text, amount, seed):
+    """With the same random numbers both forms of a text get the same edits."""
+    draws = random_numbers(seed, name, text)
+    apply = PERTURBATIONS[name].apply
+    assert decomposed(apply(decomposed(text), amount, draws)) == decomposed(apply(text, amount, draws))
+
+
+def test_word_lists_do_not_match_inside_a_word_with_marks():
+    text = decomposed("goodé ìs good-natured badé éis Jamesé ésJames é12 hours, cań't")
+    for name in ("antonym", "negation_added", "negation_removed", "names", "numbers", "contraction", "extension"):
+        assert perturb(text, name, 1.0) == text
+
+
+def test_sign_and_its_marks_are_removed_together():
+    assert perturb("I ❤️ it!", "punctuation", 1.0) == "I  it"
 
 
 def test_module_imports_only_numpy_and_the_standard_library():
