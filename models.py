@@ -6,6 +6,7 @@ blocks and the layer norm of transformer_solution.py with torch's scaled dot-pro
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,6 +29,22 @@ from transformer_solution import MultiHeadedAttention, Transformer
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 # Settings that saved models of earlier versions have under other names.
 _RENAMED = {"thaw_epoch": "unfreeze_epoch", "thaw_layers": "unfreeze_layers"}
+# What must be the same for a model to start from the weights of another, by backbone, and of a pretrained encoder.
+_ARCHITECTURE = {
+    "lstm": ("decoder", "attention", "embedding_size", "hidden_size"),
+    "transformer": ("embedding_size", "hidden_size", "num_layers", "num_heads", "block"),
+    "bert": (),
+}
+_ENCODER_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "max_position_embeddings",
+)
+_EMBEDDING = {"lstm": "encoder.embedding", "transformer": "embedding"}
 
 
 class ReviewClassifier(nn.Module):
@@ -70,10 +87,13 @@ def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> R
     """The classifier that the settings describe; a pretrained backbone with its weights.
 
     Raises:
-        InputError: the pretrained encoder is not available, is not a BERT model, or has too few layers.
+        InputError: the pretrained encoder is not available, is not a BERT model, has too few layers, or has fewer
+            embeddings than the tokenizer has ids, or fewer positions than `max_length`.
     """
     if config.backbone == "bert":
-        return ReviewClassifier(_bert_backbone(_load_encoder(config), config))
+        encoder = _load_encoder(config)
+        _check_fit(encoder.config, config, vocabulary_size, max_length)
+        return ReviewClassifier(_bert_backbone(encoder, config))
     return _build_from_scratch(config, vocabulary_size, max_length)
 
 
@@ -100,11 +120,9 @@ def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenize
     for name in (WEIGHTS, SETTINGS, "tokenizer.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: no such file; train the model first")
-    settings = read_json(folder / SETTINGS)
+    settings, config = _read_settings(folder)
     try:
         max_length = settings["max_length"]
-        model_settings = {_RENAMED.get(key, key): value for key, value in settings["model"].items()}
-        config = config_from_dict(model_settings, f"{folder / SETTINGS}", ModelConfig)
         if config.backbone == "bert":
             encoder = BertModel(BertConfig.from_dict(settings["encoder"]), add_pooling_layer=False)
             model = ReviewClassifier(_bert_backbone(encoder, config))
@@ -116,7 +134,56 @@ def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenize
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {str(error)[:300]}") from None
-    return model.eval(), AutoTokenizer.from_pretrained(folder), max_length
+    return model.eval(), _load_saved_tokenizer(folder), max_length
+
+
+def find_saved_model(path: str | Path) -> Path:
+    """The folder of a saved model, for that of a run or of `save_model`.
+
+    Raises:
+        InputError: the folder, or a file of the model, is missing.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected that of a run or of a saved model")
+    folder = path / "best" if (path / "best").is_dir() else path
+    for name in (WEIGHTS, SETTINGS, "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: no such file; train the model first")
+    return folder
+
+
+def load_initial_weights(model: ReviewClassifier, config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Give a new model the weights of `config.init_from`.
+
+    Args:
+        model: as `build_model` makes it of `config`.
+        config: whose `init_from` names a run or a folder of `save_model`.
+        tokenizer: of the reviews on which the model is to be trained.
+
+    Returns:
+        `path` and `sha256` of the weights.
+
+    Raises:
+        InputError: there is no saved model, or its architecture or tokenizer is another.
+    """
+    try:
+        folder = find_saved_model(config.init_from)
+        source, source_tokenizer, _ = load_model(folder)
+    except InputError as error:
+        raise InputError(f"model.init_from: {error}") from None
+    differences = _differing_architecture(_read_settings(folder)[1], source, config, model)
+    if _tokenizer_content(source_tokenizer) != _tokenizer_content(tokenizer):
+        sizes = f"{len(source_tokenizer)} and {len(tokenizer)} entries"
+        differences.append(f"the tokenizer (vocabularies of {sizes}; see data.tokenizer)")
+    if differences:
+        raise InputError(
+            f"model.init_from={config.init_from}: its weights don't fit the new model, by {', '.join(differences)}; "
+            "give both the same"
+        )
+    model.load_state_dict(source.state_dict())
+    with (folder / WEIGHTS).open("rb") as file:
+        return {"path": str(folder / WEIGHTS), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def count_parameters(model: nn.Module, trainable: bool = False) -> int:
@@ -278,11 +345,28 @@ def _load_encoder(config: ModelConfig) -> BertModel:
             return AutoModel.from_pretrained(
                 source, config=settings, add_pooling_layer=False, use_safetensors=True, dtype=torch.float32
             )
-    except OSError as error:
+    except InputError:
+        raise
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"model.pretrained={config.pretrained!r} could not be loaded ({' '.join(str(error).split())[:200]}); "
-            f"{MINILM!r} works without a network"
+            f"model.pretrained={config.pretrained!r} could not be loaded ({_one_line(error)}); {MINILM!r} works "
+            "without a network"
         ) from None
+
+
+def _check_fit(encoder: BertConfig, config: ModelConfig, vocabulary_size: int, max_length: int) -> None:
+    """Refuse (`InputError`) a tokenizer with more ids than embeddings, and more tokens than positions."""
+    name = f"model.pretrained={config.pretrained!r}"
+    if vocabulary_size > encoder.vocab_size:
+        raise InputError(
+            f"data.tokenizer has {vocabulary_size} ids, {name} has embeddings for {encoder.vocab_size}; set "
+            "data.tokenizer to the encoder's own"
+        )
+    if max_length > encoder.max_position_embeddings:
+        raise InputError(
+            f"data.max_length is {max_length}, {name} has {encoder.max_position_embeddings} positions; set "
+            f"data.max_length to at most {encoder.max_position_embeddings}"
+        )
 
 
 def _bert_backbone(encoder: BertModel, config: ModelConfig) -> BertBackbone:
@@ -303,3 +387,48 @@ def _quiet_loading() -> Iterator[None]:
     finally:
         transformers.logging.enable_progress_bar()
         transformers.logging.set_verbosity(verbosity)
+
+
+# ---------------------------------------------------------------- saved models
+
+
+def _read_settings(folder: Path) -> tuple[dict, ModelConfig]:
+    """All settings in a saved model's folder, and those of its architecture."""
+    settings = read_json(folder / SETTINGS)
+    try:
+        model_settings = {_RENAMED.get(key, key): value for key, value in settings["model"].items()}
+    except (KeyError, AttributeError) as error:
+        raise InputError(f"{folder / SETTINGS}: not the settings of a saved model ({error!r})") from None
+    return settings, config_from_dict(model_settings, f"{folder / SETTINGS}", ModelConfig)
+
+
+def _load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the library of tokenizers raises nothing more special
+        raise InputError(f"{folder / 'tokenizer.json'}: not a tokenizer: {_one_line(error)}") from None
+
+
+def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """All that shapes its ids: cutting and padding are settings of a call."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+
+
+def _differing_architecture(
+    before: ModelConfig, source: ReviewClassifier, now: ModelConfig, model: ReviewClassifier
+) -> list[str]:
+    """`key: before -> now` of what would give the same weights another meaning, or no place."""
+    keys = ["backbone", *_ARCHITECTURE[now.backbone]]
+    pairs = [(f"model.{key}", getattr(before, key), getattr(now, key)) for key in keys]
+    if before.backbone == now.backbone == "bert":
+        encoders = source.backbone.model.config.to_dict(), model.backbone.model.config.to_dict()
+        pairs += [(f"the encoder's {key}", *(encoder.get(key) for encoder in encoders)) for key in _ENCODER_KEYS]
+    elif before.backbone == now.backbone:
+        sizes = (m.backbone.model.get_submodule(_EMBEDDING[now.backbone]).num_embeddings for m in (source, model))
+        pairs.append(("the vocabulary's size", *sizes))
+    return [f"{key}: {old!r} -> {new!r}" for key, old, new in pairs if old != new]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,7 +1,6 @@
 """Fixtures that several files share; no test reaches a network or a screen."""
 
 import os
-import shutil
 import signal
 import socket
 
@@ -39,16 +38,11 @@ def make_config(review_files, tmp_path):
 
 
 @pytest.fixture
-def keep_checkpoints(monkeypatch):
-    """A complete run keeps its checkpoints, so that its last state can be compared."""
-    import kill
-
-    monkeypatch.setattr(shutil, "rmtree", kill.keep_checkpoints(shutil.rmtree))
-
-
-@pytest.fixture
 def stop_at(monkeypatch):
-    """`stop_at(3, 5)`: SIGTERM in the middle of steps 3 and 5, counted over all runs from here on."""
+    """`stop_at(3, 5)`: SIGTERM in the middle of steps 3 and 5, counted over all runs from here on.
+
+    Returns a list that gets an entry for each step that begins.
+    """
     from training.trainer import TrainingStep
 
     stops, steps = {}, []
@@ -59,10 +53,11 @@ def stop_at(monkeypatch):
             os.kill(os.getpid(), stops[len(steps)])
         return original(self, *arguments, **keywords)
 
-    def set_stops(*numbers: int, signum: int = signal.SIGTERM) -> None:
+    def set_stops(*numbers: int, signum: int = signal.SIGTERM) -> list:
         steps.clear()
         stops.clear()
         stops.update(dict.fromkeys(numbers, signum))
+        return steps
 
     original = TrainingStep.__call__
     monkeypatch.setattr(TrainingStep, "__call__", step)

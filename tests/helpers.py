@@ -1,10 +1,12 @@
 """Helpers of several test files: comparisons that name the tensor, small reviews and experiments, run folders."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -224,3 +226,13 @@ def write_test_predictions(run_dir: Path, wrong: Iterable[int], num_reviews: int
     wrong = set(wrong)
     rows = [f"{i},{i % 2},{0.8 if (i % 2) ^ (i in wrong) else 0.2}\n" for i in range(num_reviews)]
     (run_dir / "test_predictions.csv").write_text("row,label,probability\n" + "".join(rows))
+
+
+# ---------------------------------------------------------------- logs
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
+    """The warnings of one module."""
+    return [
+        record.getMessage() for record in caplog.records if (record.levelno, record.name) == (logging.WARNING, logger)
+    ]

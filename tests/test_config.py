@@ -231,7 +231,7 @@ def test_run_folder_is_named_by_profile_key_and_name():
     assert load_config(LSTM, ["experiment=3", "profile=tiny"]).run_dir == "logs/tiny/3_lstm"
 
 
-@pytest.mark.parametrize(("text", "key"), [("key=9", "9"), ("key='007'", "007"), ("key=4x", "4x")])
+@pytest.mark.parametrize(("text", "key"), [("key=9", "9"), ("key=007", "007"), ("key=4x", "4x"), ("key=null", "null")])
 def test_key_is_text(text, key):
     assert load_config(LSTM, [text]).key == key
 
@@ -272,15 +272,69 @@ def test_integer_is_accepted_for_a_float():
 
 def test_null_unsets_an_optional_setting():
     assert load_config(LSTM, ["train.max_grad_norm=null"]).train.max_grad_norm is None
+    assert load_config(LSTM, ["data.revision=null"]).data.revision is None
 
 
 def test_null_is_refused_for_a_required_setting():
     message = refusal(LSTM, ["train.epochs=null"])
-    assert re.match(r"override 'train\.epochs=null': train\.epochs: .*None.*; expected int$", message)
+    assert re.match(r"override 'train\.epochs=null': train\.epochs: .*'null'.*; expected int$", message)
 
 
 def test_override_value_may_contain_an_equals_sign():
     assert load_config(LSTM, ["run_dir=logs/rate=high"]).run_dir == "logs/rate=high"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["logs/try #2", "010", "1e3", "no", "true", "null", "'quoted'", '"quoted"', "a: b", "[a", "- a", "{a: b}", "!x"],
+)
+def test_text_of_the_command_line_is_taken_as_it_looks(text):
+    resolved = load_config(LSTM, [f"name={text}", f"data.tokenizer={text}"])
+    assert (resolved.name, resolved.data.tokenizer) == (text, text)
+    assert config_from_dict(yaml.safe_load(to_yaml(resolved)), "config.yaml") == resolved
+
+
+def test_number_of_the_command_line_is_taken_as_it_looks():
+    resolved = load_config(LSTM, ["train.epochs=010", "train.learning_rate=1e-4", "seed=8"])
+    assert (resolved.train.epochs, resolved.train.learning_rate, resolved.seed) == (10, 1e-4, 8)
+
+
+def test_home_folder_of_a_path_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = write(tmp_path, "data: {cache_dir: ~/cache, source: files, train: ~/a.csv}\n")
+    resolved = load_config(path, ["run_dir=~/logs/a~b", "data.tokenizer=~/bert", "model.pretrained=~/bert"])
+    assert resolved.run_dir == f"{tmp_path}/logs/a~b"
+    assert (resolved.data.cache_dir, resolved.data.train) == (f"{tmp_path}/cache", f"{tmp_path}/a.csv")
+    assert resolved.data.tokenizer == resolved.model.pretrained == f"{tmp_path}/bert"
+
+
+# ---------------------------------------------------------------- what labels stand for
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("{neg: 0, pos: 1}", {"neg": 0, "pos": 1}),
+        ("{1: 0, 2: 0, 3: null, 4: 1, 5: 1}", {"1": 0, "2": 0, "3": None, "4": 1, "5": 1}),
+        ("{false: 0, true: 1}", {"false": 0, "true": 1}),
+        ("{'no': 0, 'yes': 1}", {"no": 0, "yes": 1}),
+        ("{'bad one': 0, good: 1}", {"bad one": 0, "good": 1}),
+        ("null", None),
+    ],
+)
+def test_labels_are_read_alike_from_a_file_and_the_command_line(tmp_path, text, labels):
+    path = write(tmp_path, f"data: {{labels: {text}}}\n")
+    assert load_config(path).data.labels == load_config(LSTM, [f"data.labels={text}"]).data.labels == labels
+    assert load_config(path, ["profile=tiny"]).data.labels == labels
+
+
+@pytest.mark.parametrize(
+    "text", ["{neg: 0}", "{neg: 0, pos: 2}", "{a: 0, b: 1, c: 7}", "{}", "[0, 1]", "neg", "{a: x}"]
+)
+def test_labels_that_are_not_both_classes_are_refused(text):
+    message = refusal(LSTM, [f"data.labels={text}"])
+    assert message.startswith(f"override 'data.labels={text}': data.labels")
+    assert message.endswith("; expected a mapping of labels to 0, 1 (both) or null")
 
 
 # ---------------------------------------------------------------- unknown keys
@@ -330,8 +384,6 @@ def test_unknown_key_that_resembles_none_gets_no_suggestion():
         ("train.max_grad_norm", "none", "float or null"),
         ("data.max_train_samples", "many", "int or null"),
         ("model.decoder", "maybe", "bool"),
-        ("data.train", "[a.csv]", "str or null"),
-        ("train.precision", "[fp32]", "one of fp32, bf16, fp16"),
     ],
 )
 def test_value_of_a_wrong_type_is_refused_with_the_expected_type(tmp_path, key, value, expected):
@@ -342,6 +394,12 @@ def test_value_of_a_wrong_type_is_refused_with_the_expected_type(tmp_path, key, 
         assert message.startswith(f"{origin}: {key}: ")
         assert value.strip("[]").split(",")[0].lower() in message.removeprefix(f"{origin}: {key}: ").lower()
         assert message.endswith(f"; expected {expected}")
+
+
+def test_list_in_a_file_is_refused_where_a_text_is_expected(tmp_path):
+    message = refusal(path := write(tmp_path, "data: {train: [a.csv]}\n"))
+    assert message.startswith(f"{path}: data.train: ")
+    assert message.endswith("; expected str or null")
 
 
 @pytest.mark.parametrize("value", ["3", "null", "[a]"])
@@ -356,7 +414,6 @@ def test_section_that_is_not_a_mapping_is_refused(tmp_path, value):
         ("model.dropout", "-0.1", "-0.1", "float and at least 0 and below 1"),
         ("model.dropout", "1.0", "1.0", "float and at least 0 and below 1"),
         ("train.learning_rate", "nan", "nan", "float and above 0"),
-        ("train.learning_rate", ".nan", "nan", "float and above 0"),
         ("train.learning_rate", "inf", "inf", "float and above 0"),
         ("train.learning_rate", "-inf", "-inf", "float and above 0"),
         ("train.learning_rate", "0", "0.0", "float and above 0"),
@@ -404,7 +461,11 @@ def test_value_at_the_edge_of_its_range_is_accepted(key, value):
         (TRANSFORMER, ["data.max_length=300"], "data.max_length is 300; the transformer has 256 positions"),
         (TRANSFORMER, ["data.max_length=257"], "data.max_length is 257; the transformer has 256 positions"),
         (LSTM, ["model.attention=true"], "model.attention=true needs model.decoder=true"),
-        (LSTM, ["data.source=files"], "data.source=files needs data.train=FILE (.csv, .json, .jsonl or .parquet)"),
+        (
+            LSTM,
+            ["data.source=files"],
+            "data.source=files needs data.train=FILE (.csv, .tsv, .json, .jsonl, .parquet or a folder)",
+        ),
         (
             LSTM,
             ["device=cpu", "train.precision=fp16"],
@@ -472,7 +533,7 @@ def test_yaml_tags_execute_no_code(tmp_path):
     tag = f"!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']"
     path = write(tmp_path, f"name: {tag}\n")
     assert refusal(path).startswith(f"{path}: not a YAML file of settings: ")
-    assert refusal(LSTM, [f"name={tag}"]).startswith("override ")
+    assert load_config(LSTM, [f"name={tag}"]).name == tag
     assert not (tmp_path / "made").exists()
 
 
@@ -495,14 +556,19 @@ def test_missing_file_is_refused_with_the_files_there_are(tmp_path):
         ("yelpp", "'yelpp' (did you mean 'yelp'?)"),
         ("zzz", "'zzz'"),
         ("../profiles/tiny", "'../profiles/tiny'"),
-        ("3", "3"),
-        ("null", "None"),
-        ("[imdb]", "['imdb'] (did you mean 'imdb'?)"),
     ],
 )
 def test_unknown_profile_is_refused_with_the_profiles_there_are(tmp_path, name, shown):
     message = f"profile: there is no {shown}; there are {', '.join(PROFILES)}"
     assert refusal(LSTM, [f"profile={name}"]) == message
+    assert refusal(write(tmp_path, f"profile: {name}\n")) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("3", "3"), ("null", "None"), ("[imdb]", "['imdb'] (did you mean 'imdb'?)")]
+)
+def test_profile_of_a_file_that_is_no_text_is_refused(tmp_path, name, shown):
+    message = f"profile: there is no {shown}; there are {', '.join(PROFILES)}"
     assert refusal(write(tmp_path, f"profile: {name}\n")) == message
 
 
@@ -516,7 +582,7 @@ def test_override_without_key_and_value_is_refused(text):
     assert refusal(LSTM, [text]) == f"override {text!r}: expected key=value, such as train.epochs=3"
 
 
-@pytest.mark.parametrize("text", ["name=[a", "name={a", "name=a: b: c", "name=${", "name=\x07"])
+@pytest.mark.parametrize("text", ["model=[a", "data.labels={a", "model=a: b: c", "name=${", "overwrite=\x07"])
 def test_override_whose_value_is_not_yaml_is_refused(text):
     assert refusal(LSTM, [text]).startswith(f"override {text!r}: ")
 
@@ -595,8 +661,8 @@ def test_config_is_frozen():
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_config_survives_a_yaml_round_trip(path):
     # Values that YAML could take for something else, and every kind of null.
-    overrides = ["profile=tiny", "train.learning_rate=1e-5", "data.revision='1234'", "train.max_grad_norm=null"]
-    resolved = load_config(path, [*overrides, "run_dir='logs/a: #1'", "name='null'", "overwrite=true"])
+    overrides = ["profile=tiny", "train.learning_rate=1e-5", "data.revision=1234", "train.max_grad_norm=null"]
+    resolved = load_config(path, [*overrides, "run_dir=logs/a: #1", "name=null", "overwrite=true"])
     assert resolved.name == "null"
     assert resolved.data.revision == "1234"
     again = config_from_dict(yaml.safe_load(to_yaml(resolved)), "config.yaml")

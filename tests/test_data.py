@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import json
 import random
 import re
 import shutil
@@ -43,11 +42,11 @@ from data import (
     read_file,
     read_imdb,
     read_source,
-    read_texts,
     training_batches,
     write_text,
 )
 from helpers import assert_same_tensors, write_file
+from sources.files import Columns
 
 
 def contents(reviews: Dataset) -> list[tuple[str, int, int]]:
@@ -60,14 +59,6 @@ def rows_of(reviews: Dataset) -> set[int]:
     rows = list(reviews["row"])
     assert len(set(rows)) == len(rows)
     return set(rows)
-
-
-def refusal(path: Path) -> str:
-    """What `read_file` says against `path`, after the path; the message has to be a single line."""
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))}") as caught:
-        read_file(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).removeprefix(str(path))
 
 
 # ---------------------------------------------------------------- cleaning
@@ -99,253 +90,59 @@ def test_clean_resolves_escapes_and_leaves_the_rest(text, cleaned):
     assert clean(text) == cleaned
 
 
-# ---------------------------------------------------------------- files that are accepted
-
-REVIEWS = [
-    ("Bad, and slow.", 0),
-    ('They call it ""good"", it is.', 1),
-    ("First line\nsecond line", 0),
-    (r"Escaped line\nsecond<br />third", 1),
-    ("NA", 1),
-    ("null", 0),
-    ("nan", 1),
-    ("None", 0),
-    ("salt &amp; pepper I <3", 1),
-    ("caf\u00e9 \u2603 \u4f60\u597d", 0),
-    ("7", 1),
-]
-CLEANED = [
-    ("Bad, and slow.", 0, 0),
-    ('They call it "good", it is.', 1, 1),
-    ("First line\nsecond line", 0, 2),
-    ("Escaped line\nsecond third", 1, 3),
-    ("NA", 1, 4),
-    ("null", 0, 5),
-    ("nan", 1, 6),
-    ("None", 0, 7),
-    ("salt & pepper I <3", 1, 8),
-    ("caf\u00e9 \u2603 \u4f60\u597d", 0, 9),
-    ("7", 1, 10),
-]
+# ---------------------------------------------------------------- reviews of a file
 
 
-def write_yelp(path: Path, reviews: list[tuple[str, int]] = REVIEWS) -> None:
+def write_yelp(path: Path, reviews: list[tuple[str, int]]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([label + 1, text] for text, label in reviews)
+    return path
 
 
-def write_headed(path: Path, columns: list[str], encoding: str = "utf-8") -> None:
-    with path.open("w", newline="", encoding=encoding) as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for text, label in REVIEWS:
-            writer.writerow([{"text": text, "label": label, "stars": 3}[column] for column in columns])
+def test_file_becomes_cleaned_reviews_with_their_rows(tmp_path):
+    path = write_yelp(tmp_path / "a.csv", [(' ""good"" &amp; fast ', 1), (r"First\nsecond<br />third", 0), ("NA", 1)])
+    expected = [('"good" & fast', 1, 0), ("First\nsecond third", 0, 1), ("NA", 1, 2)]
+    assert contents(read_file(path)) == contents(read_file(str(path))) == expected
+    assert read_file(path).features["label"].names == ["negative", "positive"]
 
 
-def write_json(path: Path) -> None:
-    path.write_text(json.dumps([{"text": text, "label": label} for text, label in REVIEWS], indent=2))
+def test_rows_count_reviews_that_are_left_out(tmp_path):
+    path = write_file(tmp_path, "a.csv", "stars,review\n3,so so\n1,bad\n5,good\n")
+    columns = Columns("review", "stars", {"1": 0, "3": None, "5": 1})
+    assert contents(read_file(path, columns)) == [("bad", 0, 1), ("good", 1, 2)]
 
 
-def write_jsonl(path: Path, kind: type = int) -> None:
-    path.write_text("".join(json.dumps({"text": text, "label": kind(label)}) + "\n" for text, label in REVIEWS))
+@pytest.mark.parametrize("text", ["", '" "', "<br />"])
+def test_text_that_is_empty_once_cleaned_is_refused_with_its_row(tmp_path, text):
+    path = write_file(tmp_path, "a.csv", f"1,bad\n2,{text}\n")
+    with pytest.raises(
+        InputError, match=r"a\.csv, row 2: the text is empty; give every row a text, or remove the row$"
+    ):
+        read_file(path)
 
 
-def write_parquet(path: Path) -> None:
-    texts, labels = zip(*REVIEWS, strict=True)
-    Dataset.from_dict({"label": labels, "text": texts}).to_parquet(path)
-
-
-FORMS = {
-    "yelp.csv": write_yelp,
-    "headed.csv": lambda path: write_headed(path, ["text", "label"]),
-    "turned.csv": lambda path: write_headed(path, ["label", "stars", "text"]),
-    "marked.csv": lambda path: write_headed(path, ["text", "label"], "utf-8-sig"),
-    "list.json": write_json,
-    "lines.json": write_jsonl,
-    "lines.jsonl": write_jsonl,
-    "floats.jsonl": lambda path: write_jsonl(path, float),
-    "booleans.jsonl": lambda path: write_jsonl(path, bool),
-    "strings.jsonl": lambda path: write_jsonl(path, str),
-    "table.parquet": write_parquet,
-}
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_every_file_format_gives_the_same_reviews(tmp_path, name):
-    FORMS[name](tmp_path / name)
-    reviews = read_file(tmp_path / name)
-    assert contents(reviews) == CLEANED
-    assert reviews.features["label"].names == ["negative", "positive"]
-
-
-def test_path_may_be_a_string(tmp_path):
-    write_yelp(tmp_path / "reviews.csv")
-    assert contents(read_file(str(tmp_path / "reviews.csv"))) == CLEANED
-
-
-def test_unquoted_yelp_labels_are_accepted(tmp_path):
-    path = write_file(tmp_path, "reviews.csv", '1,bad\n2,"good, ""very"""\n')
-    assert contents(read_file(path)) == [("bad", 0, 0), ('good, "very"', 1, 1)]
-
-
-@pytest.mark.parametrize("name", ["a?b.csv", "a*b.csv", "a[1].csv", "a b.csv", "a#b.csv"])
-def test_glob_characters_in_a_file_name_match_no_other_file(tmp_path, name):
-    for other in ("a1b.csv", "a1.csv"):
-        write_file(tmp_path, other, "1,another bad\n2,another good\n")
-    assert contents(read_file(write_file(tmp_path, name, "1,bad\n2,good\n"))) == [("bad", 0, 0), ("good", 1, 1)]
-
-
-def test_read_texts_needs_no_labels_and_does_not_clean(tmp_path):
-    path = write_file(tmp_path, "texts.csv", 'text\n"one<br />two"\n""\nNA\n')
-    assert read_texts(path) == ["one<br />two", "", "NA"]
-    assert refusal(path).startswith(": no column 'label'; training and evaluation need one of 0 (negative) and 1")
-
-
-def test_byte_order_mark_is_skipped(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text":"bad","label":0}\n{"text":"good","label":1}\n')
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\nbad,0\ngood,1\n")
-    for name in ("a.jsonl", "a.csv"):
-        assert list(read_file(tmp_path / name)["text"]) == ["bad", "good"], name
-
-
-def test_text_of_any_length_is_read(tmp_path):
-    long = "good " * 50_000
-    path = write_file(tmp_path, "reviews.csv", f"text,label\nbad,0\n{long},1\n")
-    assert read_file(path)["text"][1] == long.strip()
-
-
-# ---------------------------------------------------------------- files that are refused
-
-YELP_OR_HEADER = (
-    "; expected a header with text and label, or two columns in the Yelp Polarity form: "
-    '"1" (negative) or "2" (positive), then the text'
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1,bad\n1,worse\n", "all 2 reviews are negative; both classes are needed"),
+        ("2,good\n", "all 1 reviews are positive; both classes are needed"),
+        ("3,so so\n", "no review is left; both classes are needed"),
+    ],
 )
-QUOTED = r"; expected 2 \(a text that contains commas or quotes must be quoted\)$"
-BAD_FILES = {
-    "empty file": (".csv", "", r": the file is empty$"),
-    "empty JSONL": (".jsonl", "", r": the file is empty$"),
-    "only a blank line": (".csv", "\n", r", row 1: found \[\]" + re.escape(YELP_OR_HEADER)),
-    "no rows": (".csv", "text,label\n", r": .*no data"),
-    "third column at first": (".csv", "1,bad,x\n2,good\n", r", row 1: 3 columns, \['1', 'bad', 'x'\]" + QUOTED),
-    "third column later": (".csv", "1,bad\n2,good, even\n", r", row 2: 3 columns, \['2', 'good', ' even'\]" + QUOTED),
-    "third column under a header": (
-        ".csv",
-        "text,label\nbad,0\nok, fine,1\n",
-        r", row \d: 3 columns, \['ok', ' fine', '1'\]" + QUOTED,
-    ),
-    "one column": (".csv", "bad\ngood\n", r", row 1: found \['bad'\]" + re.escape(YELP_OR_HEADER)),
-    "one column at first": (".csv", "1\n2,good\n", r", row 1: 1 columns, \['1'\]" + QUOTED),
-    "one column later": (".csv", "1,bad\n2\n", r", row 2: 1 columns, \['2'\]" + QUOTED),
-    "other header": (
-        ".csv",
-        "review,stars\nbad,0\n",
-        r", row 1: found \['review', 'stars'\]" + re.escape(YELP_OR_HEADER),
-    ),
-    "no label column": (".csv", "text\nbad\n", r": no column 'label'; .* 0 \(negative\) and 1$"),
-    "no text column in JSONL": (
-        ".jsonl",
-        '{"review": "bad", "label": 0}\n',
-        r": columns \['review', 'label'\]; expected text and label$",
-    ),
-    "no label in JSONL": (".jsonl", '{"text": "bad"}\n', r": no column 'label'; .* 0 \(negative\) and 1$"),
-    "empty text": (".csv", "1,bad\n2,\n", r", row 2: the text is empty; give every row a text, or remove the row$"),
-    "blank text": (".csv", '1," "\n2,good\n', r", row 1: the text is empty"),
-    "text of a tag only": (".csv", "1,bad\n2,<br />\n", r", row 2: the text is empty"),
-    "label 3": (".csv", "1,bad\n3,good\n", r", row 2: label '3'; accepted are 1 \(negative\) and 2$"),
-    "label 0 among 1 and 2": (".csv", "1,bad\n0,good\n", r", row 2: label '0'; accepted are 1 \(negative\) and 2$"),
-    "label 3 at first": (".csv", "3,bad\n1,good\n", r", row 1: found \['3', 'bad'\]" + re.escape(YELP_OR_HEADER)),
-    "label good": (".csv", "1,bad\ngood,fine\n", r", row 2: label 'good'; accepted are 1 \(negative\) and 2$"),
-    "label 2 under a header": (
-        ".csv",
-        "text,label\nbad,1\ngood,2\n",
-        r", row \d: label '2'; accepted are 0 \(negative\) and 1$",
-    ),
-    "label 3 in JSONL": (
-        ".jsonl",
-        '{"text": "bad", "label": 0}\n{"text": "good", "label": 3}\n',
-        r", row 2: label 3; accepted are 0 \(negative\) and 1$",
-    ),
-    "label good in JSON": (
-        ".json",
-        '[{"text": "bad", "label": "bad"}, {"text": "good", "label": "good"}]',
-        r", row 1: label 'bad'; accepted are 0 \(negative\) and 1$",
-    ),
-    "label 0.5": (
-        ".jsonl",
-        '{"text": "bad", "label": 0.0}\n{"text": "good", "label": 0.5}\n',
-        r", row 2: label 0\.5; accepted are 0 \(negative\) and 1$",
-    ),
-    "label null": (
-        ".jsonl",
-        '{"text": "bad", "label": 0}\n{"text": "good", "label": null}\n',
-        r", row 2: label None; accepted are 0 \(negative\) and 1$",
-    ),
-    "latin-1": (".csv", "1,bad\n2,caf\u00e9\n".encode("latin-1"), r", line 2: byte 0xe9 is not UTF-8; save .* UTF-8$"),
-    "latin-1 JSONL": (
-        ".jsonl",
-        '{"text": "caf\u00e9", "label": 0}\n'.encode("latin-1"),
-        r", line 1: byte 0xe9 is not UTF-8; save .* UTF-8$",
-    ),
-    "one class": (".csv", "1,bad\n1,worse\n", r": all 2 rows have the label '1'; both classes are needed$"),
-    "unclosed quote": (".csv", '1,bad\n2,"good\n', r", row 2: unexpected end of data$"),
-    "text after a quote": (".csv", '1,bad\n2,"good" one\n', r", row 2: ',' expected after '\"'$"),
-    "unknown kind": (".txt", "1,bad\n", r": unknown kind '\.txt'; accepted are \.csv, \.json, \.jsonl, \.parquet$"),
-    "null text in JSONL": (
-        ".jsonl",
-        '{"text": "bad", "label": 0}\n{"text": null, "label": 1}\n',
-        r", row 2: the text is None; expected a string$",
-    ),
-    "number for a text": (
-        ".jsonl",
-        '{"text": 5, "label": 0}\n{"text": 6, "label": 1}\n',
-        r", row 1: the text is 5; expected a string$",
-    ),
-    "JSON of columns": (
-        ".json",
-        '{"text": ["bad", "good"], "label": [0, 1]}',
-        r", row 1: the text is \['bad', 'good'\]; expected a string$",
-    ),
-    "truncated JSONL": (
-        ".jsonl",
-        '{"text": "bad", "label": 0}\n{"text": "good", "la',
-        r", row 2: not JSON: Unterminated string",
-    ),
-    "truncated JSON": (".json", '[{"text": "bad"', r": not readable as json: "),
-    "not JSON": (".json", "hello", r": not readable as json: "),
-    "not Parquet": (".parquet", "hello", r": not readable as parquet: "),
-}
+def test_file_of_one_class_is_refused(tmp_path, content, message):
+    path = write_file(tmp_path, "a.csv", "label,text\n" + content)
+    with pytest.raises(InputError, match=rf"a\.csv: {message}$"):
+        read_file(path, Columns(labels={"1": 0, "2": 1, "3": None}))
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_file_is_refused_with_name_row_and_accepted_values(tmp_path, case):
-    suffix, content, message = BAD_FILES[case]
-    actual = refusal(write_file(tmp_path, f"reviews{suffix}", content))
-    assert re.match(message, actual), actual
-
-
-def test_missing_file_is_refused(tmp_path):
-    assert refusal(tmp_path / "missing.csv") == ": no such file"
-    assert refusal(tmp_path) == ": no such file"
-    with pytest.raises(InputError, match=r"missing\.csv: no such file$"):
-        load_reviews(DataConfig(source="files", train=str(tmp_path / "missing.csv"), cache_dir=str(tmp_path)))
-
-
-def test_row_number_does_not_depend_on_the_kind_of_error(tmp_path):
-    """Otherwise a message would send its reader to the wrong row."""
-    numbers = set()
-    for bad in ("good,3", "good", ",1"):
-        message = refusal(write_file(tmp_path, "reviews.csv", f"text,label\nbad,0\n{bad}\ngood,1\n"))
-        numbers.add(re.match(r", row (\d+): ", message)[1])
-    assert len(numbers) == 1
-
-
-def test_truncated_jsonl_is_refused_with_the_truncated_row(tmp_path):
-    lines = ['{"text": "bad", "label": 0}', '{"text": "good", "label": 1}', '{"text": "cut', ""]
-    assert re.search(r"\b(row|line) 3\b", refusal(write_file(tmp_path, "reviews.jsonl", "\n".join(lines))))
-
-
-def test_quoting_error_names_the_row_like_other_errors(tmp_path):
-    assert refusal(write_file(tmp_path, "reviews.csv", 'text,label\nbad,0\n"good" x,1\n')).startswith(", row 2: ")
+def test_columns_and_labels_of_the_settings_are_used(tmp_path):
+    rows = "".join(f"{1 + i % 5},text {i},x\n" for i in range(100))
+    path = write_file(tmp_path, "reviews.csv", "stars,body,text\n" + rows)
+    labels = {"1": 0, "2": 0, "3": None, "4": 1, "5": 1}
+    config = DataConfig("files", str(path), text_column="body", label_column="stars", labels=labels)
+    reviews = [review for split in read_source(config).values() for review in contents(split)]
+    assert sorted(row for _, _, row in reviews) == [i for i in range(100) if i % 5 != 2]
+    assert {(text, label) for text, label, _ in reviews} == {(f"text {i}", i % 5 > 2) for i in range(100) if i % 5 != 2}
 
 
 # ---------------------------------------------------------------- Yelp through the hub
@@ -540,7 +337,7 @@ def test_all_reviews_are_taken_without_a_smaller_size(labels, options):
 
 def small_dataset(negative: int, positive: int) -> Dataset:
     labels = [0] * negative + [1] * positive
-    return data.make_dataset([f"review {i}" for i in range(len(labels))], labels)
+    return data.make_dataset(((i + 1, f"review {i}", label) for i, label in enumerate(labels)), "reviews")
 
 
 def test_hold_out_is_stratified_and_depends_on_the_seed():
@@ -672,6 +469,9 @@ def test_second_load_reads_the_cache(files, monkeypatch):
         {"validation_fraction": 0.1},
         {"validation_first": 4},
         {"test": "the same file"},
+        {"text_column": "text"},
+        {"label_column": "label of Yelp Polarity"},
+        {"labels": {"1": 1, "2": 0}},
     ],
     ids=str,
 )
@@ -699,6 +499,28 @@ def test_changed_file_is_read_again(files):
     assert "fine" not in texts
 
 
+def test_one_name_for_texts_or_labels_gives_two_cache_keys(files):
+    tokenizer = load_tokenizer("packaged")
+    keys = {data._cache_key(replace(files, **{name: "text"}), tokenizer) for name in ("text_column", "label_column")}
+    assert len(keys) == 2
+
+
+def test_same_folder_under_another_path_has_the_same_cache_key(files, tmp_path):
+    keys = []
+    for name, ignored in (("a", "unsup/0.txt"), ("b", "notes.txt")):
+        for label, text in (("neg", "bad"), ("pos", "good")):
+            (tmp_path / name / label).mkdir(parents=True)
+            write_file(tmp_path / name / label, "0.txt", text)
+        (tmp_path / name / ignored).parent.mkdir(exist_ok=True)
+        write_file(tmp_path / name, ignored, "no review")
+        keys.append(data.file_digest(tmp_path / name))
+    assert keys[0] == keys[1]
+    (tmp_path / "a" / "neg").rename(tmp_path / "a" / "0")
+    (tmp_path / "a" / "pos").rename(tmp_path / "a" / "neg")
+    (tmp_path / "a" / "0").rename(tmp_path / "a" / "pos")
+    assert data.file_digest(tmp_path / "a") != keys[1]
+
+
 @pytest.mark.parametrize(
     "change", [{"max_train_samples": 10}, {"max_eval_samples": 4}, {"group_by_length": False}], ids=str
 )
@@ -715,6 +537,14 @@ def test_another_tokenizer_changes_the_cache_key(files, tmp_path):
     assert first.fingerprint != second.fingerprint
     assert len(second.tokenizer) == len(first.tokenizer) + 1
     assert max(max(ids) for ids in tokens(second.train)) == len(first.tokenizer)
+
+
+def test_damaged_tokenizer_is_refused_by_name(files, tmp_path):
+    load_tokenizer("packaged").save_pretrained(tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"data\.tokenizer='.*tokenizer' could not be loaded"):
+        load_reviews(replace(files, tokenizer=str(tmp_path / "tokenizer")))
 
 
 def test_unavailable_tokenizer_is_refused(files, tmp_path, unreachable):
@@ -759,6 +589,50 @@ def test_failed_build_leaves_an_empty_cache(files, monkeypatch, owner, name, fai
     assert len(load_reviews(files).train) == 30
 
 
+def damage(folder: Path, how: str) -> None:
+    (arrow,) = (folder / "test").glob("*.arrow")
+    if how == "no split":
+        shutil.rmtree(folder / "validation")
+    elif how == "truncated":
+        arrow.write_bytes(arrow.read_bytes()[:900])
+    elif how == "not JSON":
+        (folder / "train" / "state.json").write_text("{")
+    elif how == "other JSON":
+        (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    else:
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
+@pytest.mark.parametrize("how", ["no split", "truncated", "not JSON", "other JSON", "empty"])
+def test_damaged_cache_is_made_again_with_a_warning(files, caplog, how):
+    first = load_reviews(files)
+    expected = tokens(first.test)
+    folder = Path(files.cache_dir) / first.fingerprint
+    del first
+    damage(folder, how)
+    caplog.clear()
+    assert tokens(load_reviews(files).test) == expected
+    (message,) = [text for text in caplog.messages if "damaged" in text]
+    assert message.startswith(f"warning: {folder}: the cached reviews are damaged (")
+    assert "\n" not in message
+    caplog.clear()
+    assert tokens(load_reviews(files).test) == expected
+    assert not [text for text in caplog.messages if "damaged" in text]
+    assert cached(files) == [folder.name]
+
+
+def test_cache_that_may_not_be_read_is_no_damaged_one(files, monkeypatch):
+    load_reviews(files)
+
+    def refuse(folder):
+        raise PermissionError(errno.EACCES, "denied", folder)
+
+    monkeypatch.setattr(DatasetDict, "load_from_disk", refuse)
+    with pytest.raises(PermissionError, match="denied"):
+        load_reviews(files)
+
+
 def test_concurrent_builds_end_in_one_cache_folder(files, monkeypatch):
     tokenize = data.tokenize
 
@@ -787,6 +661,39 @@ def test_subsets_are_balanced_and_of_the_requested_sizes(files):
         InputError, match=r"data\.max_train_samples=32 needs 16 reviews of class negative, there are 15$"
     ):
         load_reviews(replace(files, max_train_samples=32))
+
+
+# ---------------------------------------------------------------- held-out splits with few reviews of a class
+
+
+def warnings_of(caplog) -> list[str]:
+    return [message for message in caplog.messages if message.startswith("warning")]
+
+
+@pytest.mark.parametrize(("count", "is_few"), [(29, True), (30, False)])
+def test_held_out_split_with_few_reviews_of_a_class_is_named_in_a_warning(tmp_path, caplog, count, is_few):
+    paths = {}
+    for name, negative, positive in (("train", 2, 2), ("validation", 40, count), ("test", count, 50)):
+        reviews = [(f"{i}", 0) for i in range(negative)] + [(f"{i}", 1) for i in range(positive)]
+        paths[name] = str(write_yelp(tmp_path / f"{name}.csv", reviews))
+    load_reviews(DataConfig("files", **paths, max_length=3, cache_dir=str(tmp_path / "cache")))
+    few = [
+        f"warning: the {name} split has {counts} reviews; with fewer than 30 of a class, its metrics are rough"
+        for name, counts in (("validation", "40 negative and 29 positive"), ("test", "29 negative and 50 positive"))
+    ]
+    assert warnings_of(caplog) == (few if is_few else [])
+
+
+def test_held_out_split_of_one_class_is_named_in_a_warning(tmp_path, caplog):
+    """The first test reviews, of a file that is sorted by class."""
+    paths = {
+        name: str(write_yelp(tmp_path / f"{name}.csv", [("a", 0)] * 40 + [("b", 1)] * 40)) for name in ("train", "test")
+    }
+    load_reviews(DataConfig("files", **paths, max_length=3, validation_first=35, cache_dir=str(tmp_path / "cache")))
+    assert warnings_of(caplog) == [
+        "warning: the validation split has 35 negative and 0 positive reviews; with one class only, its accuracy and "
+        "F1 are no result"
+    ]
 
 
 # ---------------------------------------------------------------- padding

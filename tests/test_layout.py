@@ -15,12 +15,13 @@ ROOMS = (
     {"training"},
     {"models"},
     {"data"},
+    {"sources"},
     {"config"},
 )
 ALONE = {"lstm", "transformer_solution", "perturbations"}
 # The assignment's name for transformer_solution.py.
 ALIAS = "transformer"
-MODULES = sorted(path for place in (".", "training", "analysis") for path in (ROOT / place).glob("*.py"))
+MODULES = sorted(path for place in (".", "sources", "training", "analysis") for path in (ROOT / place).glob("*.py"))
 PROJECT = set().union(*ROOMS) | ALONE | {ALIAS}
 
 

@@ -36,9 +36,10 @@ def make_model(experiment: str, *overrides: str, vocabulary_size: int = 30522) -
 BERT_SIZES = {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 31}
 
 
-def small_bert(attn_implementation: str = "sdpa", **settings) -> BertBackbone:
+def small_bert(attn_implementation: str = "sdpa", max_position_embeddings: int = 512, **settings) -> BertBackbone:
     """An encoder of BERT's architecture with four layers of random weights."""
-    config = BertConfig(num_hidden_layers=4, attn_implementation=attn_implementation, **BERT_SIZES)
+    sizes = {"max_position_embeddings": max_position_embeddings, **BERT_SIZES}
+    config = BertConfig(num_hidden_layers=4, attn_implementation=attn_implementation, **sizes)
     encoder = BertModel(config, add_pooling_layer=False)
     return BertBackbone(encoder, **{"unfreeze_epoch": 2, "unfreeze_layers": 1, **settings})
 
@@ -240,6 +241,42 @@ def test_unavailable_encoder_is_refused_by_name():
         build_model(config, 31, 17)
 
 
+def test_tokenizer_with_more_ids_than_the_encoder_has_embeddings_is_refused(tmp_path):
+    small_bert().model.save_pretrained(tmp_path)
+    config = ModelConfig(backbone="bert", pretrained=str(tmp_path))
+    size, positions = BERT_SIZES["vocab_size"], BertConfig().max_position_embeddings
+    assert build_model(config, size, positions).backbone.output_size == BERT_SIZES["hidden_size"]
+    message = (
+        rf"data\.tokenizer has {size + 1} ids, model\.pretrained='.*' has embeddings for {size}; set data\.tokenizer"
+    )
+    with pytest.raises(InputError, match=message):
+        build_model(config, size + 1, positions)
+
+
+def test_more_tokens_than_the_encoder_has_positions_are_refused(tmp_path):
+    small_bert().model.save_pretrained(tmp_path)
+    config, positions = ModelConfig(backbone="bert", pretrained=str(tmp_path)), BertConfig().max_position_embeddings
+    message = (
+        rf"data\.max_length is {positions + 1}, model\.pretrained='.*' has {positions} positions; set data\.max_length"
+    )
+    with pytest.raises(InputError, match=message):
+        build_model(config, 31, positions + 1)
+
+
+@pytest.fixture
+def encoder_folder(tmp_path):
+    """A small encoder as `transformers` saves it, of 31 entries and 20 positions."""
+    small_bert(max_position_embeddings=20).model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damaged_encoder_is_refused_by_name(encoder_folder, name):
+    (encoder_folder / name).write_bytes((encoder_folder / name).read_bytes()[:50])
+    with pytest.raises(InputError, match=f"model.pretrained='{encoder_folder}' could not be loaded"):
+        build_model(ModelConfig(backbone="bert", pretrained=str(encoder_folder)), 31, 20)
+
+
 # ---------------------------------------------------------------- saving
 
 
@@ -304,6 +341,13 @@ def test_bert_saved_by_an_earlier_version_loads_with_its_unfrozen_layers(tokeniz
 def test_missing_file_of_a_saved_model_is_named(saved, name):
     (saved / name).unlink()
     with pytest.raises(InputError, match=f"{name}: no such file"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"version": "1.0"}'])
+def test_damaged_tokenizer_of_a_saved_model_is_named(saved, content):
+    (saved / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="tokenizer.json: not a tokenizer: "):
         load_model(saved)
 
 
