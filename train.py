@@ -3,14 +3,16 @@
     python train.py configs/4_lstm_attention.yaml [more.yaml ...] [key=value ...]
 
 A run folder holds `config.yaml` (resolved settings), `metrics.jsonl` (a line an evaluation), `best/` (the model that is
-kept), `validation_predictions.csv` and `test_predictions.csv` of that model, and `summary.json`; until the run is
-complete also `checkpoints/`. Run the same command again to resume a run that was stopped or killed.
+kept), `validation_predictions.csv` and `test_predictions.csv` of that model, `summary.json`, and in `checkpoints/` the
+run's state. Run the same command again to resume a run that was stopped or killed, and a complete one with more epochs
+(`train.epochs=5`) to train it further.
 """
 
 import argparse
 import contextlib
 import gc
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,15 +24,30 @@ from transformers import set_seed
 
 from config import Config, InputError, describe_settings, load_config
 from data import Reviews, load_reviews
-from models import ReviewClassifier, build_model, count_parameters, load_model
+from models import (
+    ReviewClassifier,
+    build_model,
+    find_saved_model,
+    load_initial_weights,
+    load_model,
+)
 from training import distributed
-from training.checkpoint import best_path
-from training.command import run_command
+from training.checkpoint import FOLDER, best_path, checkpoints_of
+from training.command import check_folder, run_command
 from training.device import device_name, now, pick_device, prepare
-from training.evaluation import Evaluation, autocast, evaluate
+from training.evaluation import autocast, evaluate
 from training.frozen_features import FrozenFeatures
-from training.run_folder import Record, complete_run, finished_run, newest_checkpoint, run_lock, start_run
-from training.summary import build_summary
+from training.run_folder import (
+    Record,
+    complete_run,
+    finished_run,
+    is_to_be_extended,
+    newest_checkpoint,
+    restore_best,
+    run_lock,
+    start_run,
+)
+from training.summary import build_summary, run_measurements
 from training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -46,8 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("given", nargs="+", metavar="FILE|KEY=VALUE", help="experiment files and settings")
     words = parser.parse_args(arguments).given
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    files = [word for word in words if "=" not in word]
-    return run_command(lambda: run_all(files, [word for word in words if "=" in word]))
+    overrides = [word for word in words if is_override(word)]
+    return run_command(lambda: run_all([word for word in words if word not in overrides], overrides))
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is `key=value`: a path may hold `=` too."""
+    key, equals, _ = word.partition("=")
+    # Unlike Path.is_file, os.path.isfile takes a name of any length.
+    return bool(equals) and "/" not in key and not os.path.isfile(word)
 
 
 def run_all(files: Sequence[str], overrides: Sequence[str]) -> None:
@@ -62,6 +86,8 @@ def run_all(files: Sequence[str], overrides: Sequence[str]) -> None:
                 f"run_dir={folder!r} is the folder of {folders.count(folder)} experiments; give each its own, "
                 "such as run_dir='logs/try/${name}'"
             )
+    for config in configs:
+        check_run(config)
     with distributed.process_group():
         if not distributed.is_main_process():
             logging.getLogger().setLevel(logging.WARNING)
@@ -69,8 +95,28 @@ def run_all(files: Sequence[str], overrides: Sequence[str]) -> None:
             run(config)
 
 
+def check_run(config: Config) -> dict | None:
+    """The summary of this very run if it is complete; else None, once its folders are found to be usable.
+
+    Raises:
+        InputError: a folder can't be made or written to; or `finished_run`'s.
+    """
+    run_dir = Path(config.run_dir)
+    summary = finished_run(config, run_dir)
+    if summary is None:
+        for path in (run_dir, run_dir / "best", run_dir / FOLDER):
+            check_folder(path, "run_dir")
+        check_folder(Path(config.data.cache_dir), "data.cache_dir")
+        source = config.model.init_from
+        if source is not None and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(run_dir)):
+            raise InputError(f"model.init_from={source} is in run_dir={run_dir}, which changes; give another run_dir")
+    return summary
+
+
 def run(config: Config) -> dict:
     """Train and evaluate one experiment, and write its run folder; resumes where the folder holds it unfinished.
+
+    A complete run is trained further where the settings differ in a larger `train.epochs` alone.
 
     Returns:
         The summary. Where the folder holds this run complete already, that one's, and nothing is done.
@@ -84,31 +130,47 @@ def run(config: Config) -> dict:
     """
     run_dir, device = Path(config.run_dir), pick_device(config.device)
     with distributed.process_group():
-        summary = finished_run(config, run_dir)
+        summary = check_run(config)
         # No process writes before all have looked.
         distributed.barrier()
         if summary is not None:
-            log.info("%s: already complete, kept as it is (overwrite=true trains it again)", run_dir)
-            return summary
+            return _kept(summary, run_dir)
         with run_lock(run_dir) if distributed.is_main_process() else contextlib.nullcontext():
-            return _train_and_test(config, run_dir, device)
+            distributed.barrier()
+            # A process that held the lock until now may have completed this run.
+            summary = finished_run(config, run_dir)
+            return _train_and_test(config, run_dir, device) if summary is None else _kept(summary, run_dir)
+
+
+def _kept(summary: dict, run_dir: Path) -> dict:
+    log.info("%s: already complete, kept as it is (overwrite=true trains it again)", run_dir)
+    return summary
 
 
 def _train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict:
     """`run`, in a folder that is this process's own."""
     log.info("%s: %s %s", run_dir, config.key, config.architecture)
+    if config.model.init_from is not None and not checkpoints_of(run_dir):
+        # Before the reviews are tokenised. A run that resumes does not need it.
+        find_saved_model(config.model.init_from)
     with distributed.main_process_first():
         reviews = load_reviews(config.data)
     prepare(device, config.train.precision)
-    checkpoint = None if config.overwrite else newest_checkpoint(config, run_dir, reviews, device)
-    model = _build(config, reviews, device)
+    if is_to_be_extended(config, run_dir) and distributed.is_main_process():
+        restore_best(run_dir)
+    distributed.barrier()
+    checkpoint = newest_checkpoint(config, run_dir, reviews, device)
+    model, init_from = _build(config, reviews, device, is_new=checkpoint is None)
     started = now(device)
     if config.train.cache_frozen_features and config.model.backbone == "bert":
         reviews = cache_frozen_features(config, model, reviews, device)
-    if checkpoint is None and distributed.is_main_process():
-        start_run(run_dir, config)
+    # No process writes before all have looked.
+    distributed.barrier()
+    if distributed.is_main_process():
+        start_run(run_dir, config, resumes=checkpoint is not None)
     distributed.barrier()
     trainer = Trainer(config, model, reviews, device, run_dir)
+    trainer.record.init_from = init_from
     record = trainer.fit(checkpoint, seconds_spent=now(device) - started)
     # The model of the last step makes room for the best.
     del trainer, model
@@ -125,15 +187,21 @@ def _train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict
     return summary
 
 
-def _build(config: Config, reviews: Reviews, device: torch.device) -> ReviewClassifier:
-    """The model of the seed, on the device."""
+def _build(
+    config: Config, reviews: Reviews, device: torch.device, is_new: bool
+) -> tuple[ReviewClassifier, dict | None]:
+    """The model of the seed, on the device, and from whose weights it starts where a new run has `model.init_from`."""
     set_seed(config.seed)
-    model = build_model(config.model, len(reviews.tokenizer), config.data.max_length).to(device)
+    model = build_model(config.model, len(reviews.tokenizer), config.data.max_length)
+    init_from = None
+    if is_new and config.model.init_from is not None:
+        init_from = load_initial_weights(model, config.model, reviews.tokenizer)
+    model.to(device)
     # Each process draws its own dropout.
     torch.manual_seed(config.seed + distributed.rank())
     if config.train.compile:
         model.compile(dynamic=True)
-    return model
+    return model, init_from
 
 
 def cache_frozen_features(config: Config, model: ReviewClassifier, reviews: Reviews, device: torch.device) -> Reviews:
@@ -153,39 +221,13 @@ def _test(config: Config, reviews: Reviews, record: Record, run_dir: Path, devic
     model = load_model(best)[0].to(device)
     started = time.perf_counter()
     test = evaluate(model, reviews.test, config.train.eval_batch_size, device, config.train.precision)
-    measured = _measured(config, model, record, test, time.perf_counter() - started)
+    measured = run_measurements(config, model, record, test, time.perf_counter() - started)
     packages = ("torch", "transformers", "datasets", "numpy")
     summary = build_summary(config, reviews, {**measured, "device": device_name(device)}, packages)
     if distributed.is_main_process():
         complete_run(run_dir, best, reviews.test, test.probabilities, summary)
     distributed.barrier()
     return summary
-
-
-def _measured(config: Config, model: ReviewClassifier, record: Record, test: Evaluation, test_seconds: float) -> dict:
-    """What a run measured, for its summary."""
-    return {
-        "parameters": count_parameters(model),
-        "trainable_parameters": record.trainable_parameters,
-        "epochs": config.train.epochs,
-        "steps": record.step,
-        "train_loss": record.last["train_loss"],
-        "train_accuracy": record.last["train_accuracy"],
-        "best_validation_accuracy": record.best["validation_accuracy"],
-        "best_validation_loss": record.best["validation_loss"],
-        "best_validation_f1": record.best["validation_f1"],
-        "best_validation_step": record.best["step"],
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_f1": test.f1,
-        "train_seconds": round(record.train_seconds, 3),
-        "evaluation_seconds": round(record.evaluation_seconds, 3),
-        "test_seconds": round(test_seconds, 3),
-        "checkpoint_seconds": round(record.checkpoint_seconds, 3),
-        "memory": record.memory,
-        "micro_batch_size": record.micro_batch_size,
-        "world_size": distributed.world_size(),
-    }
 
 
 if __name__ == "__main__":

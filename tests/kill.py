@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import train
 from config import Config
 from helpers import small_config, without_timings, write_review_files
-from training.checkpoint import FOLDER, checkpoints_of, verify_folder
+from training.checkpoint import checkpoints_of, verify_folder
 from training.interrupts import InterruptedRun
 
 # Children are forked from a server that has loaded the modules and computed nothing.
@@ -96,17 +96,11 @@ def start(config: Config) -> multiprocessing.Process:
 
 
 def run_child(config: Config) -> None:
-    """A run that keeps its last checkpoint, in one thread."""
+    """A run in one thread."""
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     logging.disable(logging.WARNING)
-    shutil.rmtree = keep_checkpoints(shutil.rmtree)
     train.run(config)
-
-
-def keep_checkpoints(rmtree):
-    """`shutil.rmtree` that leaves the folder of checkpoints alone."""
-    return lambda path, **options: None if Path(path).name == FOLDER else rmtree(path, **options)
 
 
 def check_what_is_there(run_dir: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import train
-from config import CONFIGS, InputError, load_config
+from config import CONFIGS, InputError, load_config, to_yaml
 from data import load_reviews
-from helpers import EXPERIMENTS, read_metrics, without_timings, write_config
+from helpers import EXPERIMENTS, read_metrics, without_timings, write_config, write_file
 from models import build_model, load_model
 from predict import predict, predicted_labels
 from train import main, run
@@ -21,6 +21,29 @@ from training import trainer
 from training.evaluation import evaluate
 
 LSTM, DROPOUT, PRENORM = (str(CONFIGS / f"{EXPERIMENTS[i]}.yaml") for i in (0, 1, 4))
+
+
+def test_path_with_an_equals_sign_is_a_path(make_config, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "lr=0.001"
+    folder.mkdir()
+    path = write_config(make_config("1_lstm", f"run_dir={folder / 'run'}"))
+    monkeypatch.setattr(train, "run", lambda config: print(config.run_dir, config.seed))
+    assert main([str(path), "seed=3"]) == 0
+    assert capsys.readouterr().out == f"{folder / 'run'} 3\n"
+    monkeypatch.chdir(folder)
+    path.rename("seed=4.yaml")
+    assert main(["seed=4.yaml", "seed=5"]) == 0
+    assert capsys.readouterr().out == f"{folder / 'run'} 5\n"
+
+
+def test_missing_path_with_an_equals_sign_is_named(capsys):
+    assert main(["logs/lr=0.001/config.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error: logs/lr=0.001/config.yaml: no such file")
+
+
+@pytest.mark.parametrize("word", ["seed=3", "run_dir=logs/a=b", "data.train=~/reviews.csv", "=3", "data={train: a/b}"])
+def test_setting_with_a_path_is_a_setting(word):
+    assert train.is_override(word)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -168,6 +191,43 @@ def test_invalid_input_ends_in_one_line_and_status_2(arguments, message, capsys,
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["run_dir", "data.cache_dir"])
+def test_folder_that_cannot_be_made_is_refused_before_any_experiment_starts(make_config, tmp_path, capsys, key):
+    file = write_file(tmp_path, "file", "x")
+    configs = [make_config("1_lstm"), make_config("2_lstm_dropout", f"run_dir={tmp_path}/2", f"{key}={file}/2")]
+    paths = [write_file(tmp_path, f"{number}.yaml", to_yaml(config)) for number, config in enumerate(configs)]
+    assert main([str(path) for path in paths]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {key}={file}/2: {file} is a file; expected a folder; give another {key}\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.yaml", "1.yaml", "file"]
+
+
+@pytest.mark.parametrize("name", ["best", "checkpoints"])
+def test_file_in_place_of_a_runs_folder_is_refused_before_the_start(make_config, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(train, "load_reviews", lambda config: pytest.fail("read"))
+    (tmp_path / "run").mkdir()
+    write_file(tmp_path / "run", name, "mine")
+    with pytest.raises(InputError, match=f"{name} is a file; expected a folder; give another run_dir"):
+        run(make_config("1_lstm"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+
+
+def test_name_that_is_too_long_ends_in_one_line(tmp_path, capsys):
+    """The word is looked up as a file first, since the path of one may hold `=` too."""
+    assert main([LSTM, f"run_dir={tmp_path}/${{name}}", f"name={'x' * 300}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: run_dir={tmp_path}/xxx")
+    assert error.endswith("xxx: File name too long; give another run_dir\n")
+
+
+def test_path_with_an_equals_sign_is_no_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_file(tmp_path, "rate=1.yaml", "")
+    words = ["rate=1.yaml", "logs/rate=1/config.yaml", "train.epochs=3", "run_dir=logs/rate=1", "configs/1_lstm.yaml"]
+    assert [word for word in words if train.is_override(word)] == ["train.epochs=3", "run_dir=logs/rate=1"]
 
 
 def test_disk_full_ends_in_one_line_and_status_1(make_config, monkeypatch, capsys):

@@ -93,6 +93,14 @@ def prune(run_dir: Path, current_best: int | None) -> None:
             _remove_folder(path)
 
 
+def keep_last_state(run_dir: Path) -> None:
+    """Leave of a complete run's checkpoints the newest, from which it can be trained further, and no best model."""
+    newest = checkpoints_of(run_dir)[:1]
+    for path in list((run_dir / FOLDER).iterdir()):
+        if path not in newest:
+            _remove_folder(path)
+
+
 def remove_newer(run_dir: Path, folder: Path) -> None:
     """Remove the checkpoints newer than `folder`: they are damaged where the run resumes from it."""
     for path in checkpoints_of(run_dir):

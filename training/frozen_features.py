@@ -6,6 +6,7 @@ the trained layers to compute. Shapes: `B` reviews, `T` tokens, `D` features.
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from torch import Tensor
 from data import TokenizedReviews, atomic_path, batch_loader, evaluation_batches
 from models import BertBackbone
 
+log = logging.getLogger(__name__)
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class FrozenFeatures(TokenizedReviews):
     """A split whose batches also hold `hidden_states` (B, T, D), the frozen layers' outputs, 0 on padding.
 
-    The file is made under a key of the reviews, the frozen weights and the precision where it is missing.
+    The file is made under a key of the reviews, the frozen weights and the precision where it is missing or damaged.
 
     Args:
         reviews: the split.
@@ -40,7 +43,8 @@ class FrozenFeatures(TokenizedReviews):
         self.path = folder / f"{_features_key(reviews, backbone, precision)}.frozen"
         self.shape = (int(self.ends[-1]), backbone.output_size)
         self.dtype = DTYPES[precision]
-        if not self.path.is_file():
+        self.num_bytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
+        if not self._is_whole():
             self.make(backbone, batch_size)
         self.features = self.open(self.path)
 
@@ -49,14 +53,24 @@ class FrozenFeatures(TokenizedReviews):
         count = self.shape[0] * self.shape[1]
         return torch.from_file(str(path), shared=writable, size=count, dtype=self.dtype).view(self.shape)
 
+    def _is_whole(self) -> bool:
+        """Whether the file is there in its full size; a warning where its size is another."""
+        if not self.path.is_file():
+            return False
+        size, expected = self.path.stat().st_size, self.num_bytes
+        if size != expected:
+            message = "warning: %s: the cached features are damaged (%d bytes, expected %d) and made again"
+            log.warning(message, self.path, size, expected)
+        return size == expected
+
     @torch.no_grad()
     def make(self, backbone: BertBackbone, batch_size: int) -> None:
         """Compute the file, so that one under the key is always whole."""
         device = next(backbone.parameters()).device
-        size = self.shape[0] * self.shape[1] * self.dtype.itemsize
         hint = " (train.cache_frozen_features=bf16 takes half of it, null none)"
-        with atomic_path(self.path, size, replace=False, hint=hint) as path:
-            _reserve(path, size)
+        # A file that stands there is damaged, or made meanwhile by another process and as good.
+        with atomic_path(self.path, self.num_bytes, hint=hint) as path:
+            _reserve(path, self.num_bytes)
             features = self.open(path, writable=True)
             batches = evaluation_batches(self.lengths, batch_size)
             uncached = batch_loader(TokenizedReviews(self.dataset), batches, device)

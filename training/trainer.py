@@ -323,6 +323,9 @@ class Trainer:
         """Set the record, the weights, the optimiser and the random generators."""
         self.record = Record.from_json(state["record"])
         self._check_position()
+        epochs = state["settings"]["train"]["epochs"]
+        if epochs < self.config.train.epochs:
+            self.record.extended_from_epochs.append(epochs)
         self.model.load_state_dict(tensors["model"])
         self.step.set_state(tensors["optimizer"], state, self.record.step)
         prefix = f"{distributed.rank()}."
@@ -418,6 +421,8 @@ class TrainingStep:
         """The inverse of `state`."""
         set_optimizer_state(self.optimizer, tensors, state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        # A run that is trained further has another schedule from here on.
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate_at(num_steps_done + 1)
         self.scaler.load_state_dict(state["scaler"])
         self.guard.num_steps = num_steps_done
 

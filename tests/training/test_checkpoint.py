@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import data
 import kill
 from config import InputError, RunError
-from helpers import assert_same_tensors
+from helpers import assert_same_tensors, warnings_of
 from kill import assert_same_result, interrupted, result_of, run_until_complete, uninterrupted
 from train import run
 from training import checkpoint, trainer
@@ -40,11 +40,6 @@ EXPERIMENTS = ["2_lstm_dropout", "5_transformer_prenorm", "8_minilm"]
 SAVING = ("train.epochs=2", "train.save_steps=2")
 FILES = ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"]
 DAMAGES = ["removed", "truncated", "flipped"]
-
-
-@pytest.fixture(autouse=True)
-def _keep_checkpoints(keep_checkpoints):
-    """In every test of this file."""
 
 
 # ---------------------------------------------------------------- resuming
@@ -131,11 +126,12 @@ def test_checkpoint_holds_safetensors_and_json_only(make_config, stop_at):
             json.loads(path.read_text())
 
 
-def test_complete_run_leaves_no_checkpoint_and_no_lock(make_config, monkeypatch):
-    monkeypatch.undo()
-    config = make_config("1_lstm", "train.epochs=1")
+def test_complete_run_keeps_its_last_checkpoint_and_no_lock(make_config):
+    config = make_config("1_lstm", "train.epochs=2", "train.save_steps=1", "train.eval_steps=1")
+    folder = Path(config.run_dir)
     run(config)
-    assert {path.name for path in Path(config.run_dir).iterdir()} == {*RUN_FILES, "best"}
+    assert {path.name for path in folder.iterdir()} == {*RUN_FILES, "best", "checkpoints"}
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000012"]
 
 
 # ---------------------------------------------------------------- damaged checkpoints
@@ -162,7 +158,7 @@ def test_damaged_checkpoint_is_skipped_with_a_warning(make_config, stop_at, capl
     damage(newest / name, how)
     with caplog.at_level(logging.INFO):
         run(config)
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warnings = warnings_of(caplog, "training.run_folder")
     assert len(warnings) == 1
     assert warnings[0].startswith(f"{newest} is damaged and not used (")
     # A changed manifest is seen by the entry that no longer fits.

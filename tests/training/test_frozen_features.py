@@ -32,6 +32,22 @@ def test_cached_frozen_features_give_the_same_metrics(make_config, monkeypatch, 
     run(cached)
 
 
+@pytest.mark.parametrize("size", [0, 4_000, 10_000_000])
+def test_damaged_frozen_features_are_made_again_with_a_warning(make_config, caplog, tmp_path, size):
+    config = make_config("8_minilm", f"data.cache_dir={tmp_path}")
+    model, reviews = build_model(config.model, 30522, 24).eval(), load_reviews(config.data).validation
+    whole = FrozenFeatures(reviews, model.backbone, tmp_path, "bf16", batch_size=6)
+    content, indices = whole.path.read_bytes(), np.arange(5)
+    expected = whole[indices]["hidden_states"]
+    whole.path.write_bytes((content * 10)[:size])
+    caplog.clear()
+    again = FrozenFeatures(reviews, model.backbone, tmp_path, "bf16", batch_size=6)
+    assert torch.equal(again[indices]["hidden_states"], expected)
+    assert whole.path.read_bytes() == content
+    sizes = f"{min(size, 10 * len(content))} bytes, expected {len(content)}"
+    assert caplog.messages == [f"warning: {whole.path}: the cached features are damaged ({sizes}) and made again"]
+
+
 def test_time_to_cache_frozen_features_counts_as_training(make_config, monkeypatch, tmp_path):
     def slowly(*arguments):
         time.sleep(1.5)
@@ -54,6 +70,18 @@ def test_disk_full_for_frozen_features_names_the_setting(make_config, monkeypatc
     with pytest.raises(RunError, match=rf"{size / 1e6:.1f} MB are needed.*train.cache_frozen_features=bf16"):
         run(config)
     assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("partial")]
+
+
+def test_damaged_frozen_features_are_computed_again(make_config, tmp_path):
+    config = make_config("8_minilm")
+    model = build_model(config.model, 30522, 24).eval()
+    reviews = load_reviews(config.data).validation
+    path = FrozenFeatures(reviews, model.backbone, tmp_path, "bf16", batch_size=6).path
+    content = path.read_bytes()
+    path.write_bytes(content[:-1000])
+    FrozenFeatures(reviews, model.backbone, tmp_path, "bf16", batch_size=6)
+    assert path.read_bytes() == content
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_model_without_frozen_layers_ignores_cache_frozen_features(make_config):

@@ -2,7 +2,7 @@
 
 import errno
 import json
-import logging
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -12,13 +12,15 @@ import pytest
 import torch
 from filelock import FileLock
 
-from config import InputError
-from helpers import read_metrics, write_config
-from kill import CONTEXT, assert_same_result, interrupted, result_of, uninterrupted
+import train
+from config import Config, InputError, load_config
+from helpers import read_metrics, warnings_of, write_config
+from kill import CONTEXT, assert_same_result, interrupted, result_of, run_until_complete, uninterrupted
 from train import main, run
 from training import checkpoint, trainer
 from training.checkpoint import checkpoints_of
 from training.device import device_name
+from training.interrupts import InterruptedRun
 from training.run_folder import Record, run_lock
 
 SAVING = ("train.epochs=2", "train.save_steps=2")
@@ -53,12 +55,53 @@ def test_unreadable_complete_run_is_refused(make_config, name):
         run(config)
 
 
+def copied_reviews(config: Config, folder: Path) -> Config:
+    """The settings with the same reviews in other files."""
+    names = ("train", "validation", "test")
+    paths = {name: shutil.copy(getattr(config.data, name), folder / f"{name}-copy.csv") for name in names}
+    return replace(config, data=replace(config.data, **{name: str(path) for name, path in paths.items()}))
+
+
+def test_complete_run_is_kept_for_the_same_reviews_in_other_files(make_config, tmp_path, monkeypatch):
+    config = make_config("1_lstm", "train.epochs=1")
+    summary = run(config)
+    copied = copied_reviews(config, tmp_path)
+    monkeypatch.setattr(trainer.Trainer, "fit", lambda *arguments: pytest.fail("trained again"))
+    assert run(copied) == summary
+    path = Path(copied.data.train)
+    path.write_text(path.read_text().replace("monday", "sunday"))
+    with pytest.raises(InputError, match=r"complete run with other settings \(the reviews: \w+ -> \w+\); it is kept"):
+        run(copied)
+
+
+def test_complete_run_is_kept_once_its_reviews_are_gone_but_not_when_they_changed(make_config, tmp_path):
+    config = copied_reviews(make_config("1_lstm", "train.epochs=1"), tmp_path)
+    summary = run(config)
+    path = Path(config.data.validation)
+    text = path.read_text()
+    path.write_text(text.replace("monday", "sunday"))
+    with pytest.raises(InputError, match=r"\(the reviews: \w+ -> \w+\)"):
+        run(config)
+    path.unlink()
+    assert run(config) == summary
+
+
+def test_run_that_another_process_completes_meanwhile_is_not_trained_again(make_config, monkeypatch):
+    config = make_config("1_lstm", "train.epochs=1")
+    summary = run(config)
+    # What this process saw before the other was done.
+    monkeypatch.setattr(train, "check_run", lambda config: None)
+    monkeypatch.setattr(trainer.Trainer, "fit", lambda *arguments: pytest.fail("trained again"))
+    assert run(config) == summary
+
+
 def test_overwrite_replaces_only_what_a_run_wrote(make_config):
     config = make_config("1_lstm", "train.epochs=1")
     run(config)
     (Path(config.run_dir) / "notes.txt").write_text("mine")
     assert run(replace(config, seed=5, overwrite=True))["seed"] == 5
     assert (Path(config.run_dir) / "notes.txt").read_text() == "mine"
+    assert not load_config(Path(config.run_dir) / "config.yaml").overwrite
     assert len(read_metrics(config.run_dir)) == 2
 
 
@@ -78,6 +121,40 @@ def test_run_without_a_checkpoint_starts_from_the_beginning(make_config, monkeyp
 
 
 # ---------------------------------------------------------------- unfinished runs
+
+
+def test_stopped_run_with_overwrite_resumes(make_config, stop_at):
+    config = replace(make_config("1_lstm", *SAVING), overwrite=True)
+    expected = uninterrupted(config)
+    run(replace(config, seed=5))
+    steps = stop_at(3, 7)
+    assert run_until_complete(config) == 2
+    assert len(steps) == 12
+    assert_same_result(result_of(Path(config.run_dir)), expected)
+    # It is complete: the same command trains it again.
+    stop_at(1)
+    with pytest.raises(InterruptedRun, match="stopped after step 1"):
+        run(config)
+
+
+@pytest.mark.parametrize("change", [{"overwrite": False}, {"seed": 5}], ids=str)
+def test_overwrite_does_not_resume_the_run_of_another_command(make_config, stop_at, change):
+    config = replace(make_config("1_lstm", *SAVING), overwrite=True)
+    interrupted(replace(config, **change), stop_at, 3)
+    steps = stop_at()
+    run(config)
+    assert len(steps) == 12
+
+
+def test_stopped_run_resumes_with_the_same_reviews_in_other_files(make_config, stop_at, tmp_path):
+    config = make_config("1_lstm", *SAVING)
+    folder = interrupted(config, stop_at, 3)
+    copied = copied_reviews(config, tmp_path)
+    steps = stop_at()
+    run(copied)
+    assert len(steps) == 9
+    assert load_config(folder / "config.yaml") == copied
+    assert_same_result(result_of(folder), uninterrupted(config))
 
 
 @pytest.mark.parametrize(
@@ -122,18 +199,18 @@ def test_resuming_with_other_processes_is_refused(make_config, stop_at):
         run(config)
 
 
-def test_resuming_on_another_device_is_warned_about(make_config, stop_at, caplog, keep_checkpoints):
+def test_resuming_on_another_device_is_warned_about(make_config, stop_at, caplog):
     config = make_config("1_lstm", *SAVING)
     folder = interrupted(config, stop_at, 3)
     change_states(folder, device="Tesla T4")
     run(config)
     here = device_name(torch.device("cpu"))
     message = f"{folder}: resuming on {here} a run started on Tesla T4: results are equal only up to rounding"
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [message]
+    assert warnings_of(caplog, "training.run_folder") == [message]
     assert_same_result(result_of(folder), uninterrupted(config))
 
 
-def test_settings_without_influence_may_differ(make_config, stop_at, keep_checkpoints):
+def test_settings_without_influence_may_differ(make_config, stop_at):
     config = make_config("1_lstm", *SAVING)
     folder = interrupted(config, stop_at, 3)
     run(replace(config, train=replace(config.train, save_minutes=9.0, auto_find_micro_batch_size=True)))
