@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from analysis.statistics import is_correct
 from perturbations import LETTER_EDITS, WORD, Span, perturb, random_numbers, replace_spans
@@ -78,17 +79,11 @@ class _Target:
 def _most_important_first(target: _Target) -> list[list[int]]:
     """The words of each review, as indices, by how much probability the true label loses without them."""
     # The model reads at most `max_length` tokens, so later words can't matter.
-    words = [
-        (review, word)
-        for review, spans in enumerate(target.spans)
-        for word in range(min(len(spans), target.model.max_length))
-    ]
-    without = [target.edited(review, {word: "[UNK]"}) for review, word in words]
-    probabilities = target.label_probabilities(without, [review for review, _ in words])
-    order: list[list[int]] = [[] for _ in target.texts]
-    for index in np.argsort(probabilities, kind="stable"):
-        review, word = words[index]
-        order[review].append(word)
+    order: list[list[int]] = []
+    for review, spans in enumerate(tqdm(target.spans, desc="importance of words", leave=False, disable=None)):
+        without = [target.edited(review, {word: "[UNK]"}) for word in range(min(len(spans), target.model.max_length))]
+        probabilities = target.label_probabilities(without, [review] * len(without)) if without else []
+        order.append(np.argsort(probabilities, kind="stable").tolist())
     return order
 
 
@@ -113,7 +108,7 @@ def _accuracies(
     """
     edits: list[dict[int, str]] = [{} for _ in target.texts]
     accuracies = [target.accuracy(edits)]
-    for rank in range(budget):
+    for rank in tqdm(range(budget), desc="edited words", leave=False, disable=None):
         candidates = [
             (review, words[rank], new)
             for review, words in enumerate(order)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import false_discovery_control, ttest_ind
 
-from analysis.logs import Run, identify, read_predictions
+from analysis.logs import TEST_DATA_KEYS, Run, check_same_data, identify, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, mcnemar_p, paired_interval
 from config import InputError
 
@@ -57,6 +57,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     Raises:
         InputError: predictions are missing, or the runs were tested on different reviews.
     """
+    check_same_data([first, second], TEST_DATA_KEYS)
     rows, labels, probabilities = read_predictions(first.folder / "test_predictions.csv")
     other_rows, other_labels, other_probabilities = read_predictions(second.folder / "test_predictions.csv")
     if not (np.array_equal(rows, other_rows) and np.array_equal(labels, other_labels)):
@@ -90,9 +91,10 @@ def accuracies_by_seed(runs: Sequence[Run]) -> dict[str, dict]:
     """By key: the accuracies of its seeds, their mean and standard deviation; keys with a single seed are left out.
 
     Raises:
-        InputError: two runs have the same key and seed.
+        InputError: two runs have the same key and seed, or are on different data.
     """
     identify(runs)
+    check_same_data(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.key, []).append(run)

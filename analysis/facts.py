@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from analysis.comparisons import accuracies_by_seed, compare_pairs, seed_difference
-from analysis.logs import Run, identify, load_runs, read_predictions
+from analysis.logs import Run, check_same_data, identify, load_runs, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, share_interval
 from config import InputError, load_config, read_json
 
@@ -71,9 +71,10 @@ def describe(runs: Sequence[Run]) -> dict:
     the linear baseline where it is among them.
 
     Raises:
-        InputError: two runs share a key, none is of the eight, predictions are missing, or the runs were tested on
-            different reviews.
+        InputError: two runs share a key, none is of the eight, predictions are missing, or the runs are on different
+            data.
     """
+    check_same_data(runs)
     by_key = _one_run_per_key(runs)
     if not any(run.is_assigned for run in runs):
         raise InputError(f"{runs[0].folder.parent}: none of the eight experiments is among the runs; train one first")

@@ -5,7 +5,8 @@
 
 The features are the TF-IDF of a review's tokens and of its pairs of neighbouring tokens: once of the tokens that the
 eight read (`0_linear_baseline`), once of the whole review (`0w_linear_baseline_whole_reviews`). The regularisation is
-chosen on the validation split; the test split is read once, by the chosen model.
+chosen on the validation split; the test split is read once, by the chosen model. A folder that holds the baseline
+complete is kept as it is; one of other settings is refused, unless overwrite=true.
 """
 
 import argparse
@@ -23,13 +24,15 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
+from tqdm import tqdm
 
-from config import Config, load_config
+from analysis.statistics import check_classes
+from config import Config, ModelConfig, TrainConfig, load_config
 from data import Reviews, load_reviews, write_text
 from predict import predicted_labels
 from training.command import run_command
 from training.device import MemoryMeter, device_name
-from training.run_folder import PREDICTIONS, RUN_FILES, write_predictions, write_summary
+from training.run_folder import PREDICTIONS, finished_run, run_lock, start_run, write_predictions, write_summary
 from training.summary import build_summary
 
 log = logging.getLogger(__name__)
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_baseline(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -> dict:
-    """Fit, select and test one baseline, and write its run folder.
+    """Fit, select and test one baseline, and write its run folder; the summary alone where that holds it complete.
 
     Args:
         config: whose data and profile count.
@@ -66,11 +69,27 @@ def run_baseline(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -
 
     Returns:
         The summary.
+
+    Raises:
+        InputError: the folder holds another run, or a split has one class only.
     """
+    config = _identified(config, whole)
+    if (summary := finished_run(config, run_dir)) is not None:
+        log.info("%s: already complete, kept as it is (overwrite=true fits it again)", run_dir)
+        return summary
     labels = {name: getattr(reviews, name).labels for name in SPLITS}
+    for name in SPLITS:
+        check_classes(labels[name], f"{name} split")
+    with run_lock(run_dir):
+        return _fit_and_write(config, reviews, labels, whole, run_dir)
+
+
+def _fit_and_write(config: Config, reviews: Reviews, labels: dict[str, np.ndarray], whole: bool, run_dir: Path) -> dict:
+    """`run_baseline`, in a folder that is this process's own."""
     fit, matrices = _fit(reviews, labels, whole)
     probabilities = {name: fit.model.predict_proba(matrices[name])[:, 1] for name in ("validation", "test")}
-    summary = _summary(config, reviews, whole, fit, _metrics("test", labels["test"], probabilities["test"]))
+    summary = _summary(config, reviews, fit, _metrics("test", labels["test"], probabilities["test"]))
+    start_run(run_dir, config)
     _write_run(run_dir, reviews, fit.lines, probabilities, summary)
     accuracies = (100 * summary[f"{name}_accuracy"] for name in ("best_validation", "test"))
     log.info("%s: best validation accuracy %.1f%%, test accuracy %.1f%%, %.0f s", run_dir, *accuracies, fit.seconds)
@@ -120,9 +139,28 @@ class _Fit:
 
 def _run_both(settings: Sequence[str]) -> None:
     config = load_config(None, settings)
+    folders = {whole: Path(config.run_dir).parent / f"{key}_{name}" for whole, (key, name, _) in IDENTITIES.items()}
+    # Another run in one of the folders is refused before anything is computed.
+    for whole, folder in folders.items():
+        finished_run(_identified(config, whole), folder)
     reviews = load_reviews(config.data)
-    for whole, (key, name, _) in IDENTITIES.items():
-        run_baseline(config, reviews, whole, Path(config.run_dir).parent / f"{key}_{name}")
+    for whole, folder in folders.items():
+        run_baseline(config, reviews, whole, folder)
+
+
+def _identified(config: Config, whole: bool) -> Config:
+    """The settings of a baseline, without those of a network, on which nothing depends here."""
+    key, name, architecture = IDENTITIES[whole]
+    return replace(
+        config,
+        experiment=0,
+        key=key,
+        name=name,
+        architecture=architecture,
+        seed=0,
+        model=ModelConfig(),
+        train=TrainConfig(),
+    )
 
 
 def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> tuple[_Fit, dict[str, csr_matrix]]:
@@ -131,7 +169,8 @@ def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> tuple[
     started = time.perf_counter()
     _, matrices = ngram_features(reviews, whole)
     lines, best, best_model = [], None, None
-    for step, strength in enumerate(INVERSE_REGULARISATIONS, start=1):
+    bar = tqdm(INVERSE_REGULARISATIONS, desc="regularisations", leave=False, disable=None)
+    for step, strength in enumerate(bar, start=1):
         model = LogisticRegression(C=strength, max_iter=1000).fit(matrices["train"], labels["train"])
         line = {"step": step, "inverse_regularisation": strength}
         for name in ("train", "validation"):
@@ -153,9 +192,8 @@ def _metrics(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[
     }
 
 
-def _summary(config: Config, reviews: Reviews, whole: bool, fit: _Fit, test_metrics: dict) -> dict:
+def _summary(config: Config, reviews: Reviews, fit: _Fit, test_metrics: dict) -> dict:
     """The run in one JSON object, as of `train.py`."""
-    key, name, architecture = IDENTITIES[whole]
     measured = {
         "parameters": fit.model.coef_.size + fit.model.intercept_.size,
         "inverse_regularisation": fit.best["inverse_regularisation"],
@@ -169,17 +207,13 @@ def _summary(config: Config, reviews: Reviews, whole: bool, fit: _Fit, test_metr
         "memory": fit.memory,
         "device": device_name(torch.device("cpu")),
     }
-    identity = replace(config, experiment=0, key=key, name=name, architecture=architecture, seed=0)
-    return build_summary(identity, reviews, measured, packages=("scikit-learn",))
+    return build_summary(config, reviews, measured, packages=("scikit-learn",))
 
 
 def _write_run(
     run_dir: Path, reviews: Reviews, lines: list[dict], probabilities: dict[str, np.ndarray], summary: dict
 ) -> None:
-    """The run folder, the summary last."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name in RUN_FILES:
-        (run_dir / name).unlink(missing_ok=True)
+    """What a complete run leaves in its folder, the summary last."""
     write_predictions(run_dir / PREDICTIONS, reviews.validation, probabilities["validation"])
     write_predictions(run_dir / "test_predictions.csv", reviews.test, probabilities["test"])
     write_text(run_dir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

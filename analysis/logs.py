@@ -10,6 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from config import InputError
+from training.run_folder import RUN_FILES
+
+# What of a summary's `data` tells one set of reviews from another.
+_DATA_KEYS = ("source", "fingerprint", "train", "validation", "test")
+# The same, for results on the test reviews alone.
+TEST_DATA_KEYS = ("source", "fingerprint", "test")
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,37 @@ def identify(runs: Sequence[Run]) -> dict[str, Run]:
             )
         named[name] = run
     return named
+
+
+def by_data(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs in groups, each on the same training, validation and test reviews (and length limit), in their order."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.summary["data"].get(name) for name in _DATA_KEYS), []).append(run)
+    return list(groups.values())
+
+
+def check_same_data(runs: Sequence[Run], keys: Sequence[str] = _DATA_KEYS) -> None:
+    """Refuse (`InputError`) runs on different reviews: their results can't be compared.
+
+    Args:
+        runs: to compare.
+        keys: of a summary's `data`, in which they must agree.
+    """
+    for run in runs[1:]:
+        for key in keys:
+            first, other = (r.summary["data"].get(key) for r in (runs[0], run))
+            if first != other:
+                hint = " of reviews, splits, tokenizer and data.max_length" if key == "fingerprint" else ""
+                raise InputError(
+                    f"{runs[0].folder} and {run.folder} are on different data ({key}{hint}: {first} and {other}) and "
+                    "can't be compared; give runs on the same data"
+                )
+
+
+def files_of_runs(run_dirs: Sequence[Path]) -> list[Path]:
+    """The logs in run folders, which no output may replace."""
+    return [run_dir / name for run_dir in run_dirs for name in RUN_FILES]
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from analysis import figures, robustness_figures
 from analysis.facts import BYTES_PER_GIB, collect_facts
-from analysis.logs import Run, identify, load_runs
+from analysis.logs import Run, by_data, check_same_data, identify, load_runs
 from config import InputError, RunError, read_json
 from training.command import run_command
 
@@ -60,16 +60,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_runs(folder: Path) -> None:
-    """Print the table of a folder of runs and write its learning curves there.
+    """Print the table of a folder of runs and write its learning curves there; one of each for each set of reviews.
 
     Raises:
         InputError: a log can't be read, or two runs can't be told apart.
     """
-    runs = load_runs(folder)
-    print(results_table(runs))
-    print("\n" + table_caption(runs))
-    _save(figures.learning_curves(runs), folder / "learning_curves")
-    print(f"\nLearning curves: {folder / 'learning_curves.png'}")
+    groups = by_data(load_runs(folder))
+    # Before the first figure is written.
+    tables = [results_table(runs) for runs in groups]
+    if len(groups) > 1:
+        print(f"The runs are on {len(groups)} different sets of reviews, which can't be compared: a table for each.\n")
+    for number, (runs, table) in enumerate(zip(groups, tables, strict=True), start=1):
+        path = folder / ("learning_curves" if len(groups) == 1 else f"learning_curves_{number}")
+        print(table)
+        print("\n" + table_caption(runs))
+        _save(figures.learning_curves(runs), path)
+        print(f"\nLearning curves: {path}.png" + "\n" * (number < len(groups)))
 
 
 def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
@@ -157,8 +163,9 @@ def results_cells(runs: Sequence[Run], bold: str) -> tuple[list[str], list[list[
         bold: how text is set in bold, such as `**{}**`.
 
     Raises:
-        InputError: two runs can't be told apart.
+        InputError: two runs can't be told apart, or are on different data.
     """
+    check_same_data(runs)
     header = ["#", *(name for name, _ in COLUMNS)]
     best = max((run.summary["best_validation_accuracy"] for run in runs if run.is_assigned), default=None)
     rows = []

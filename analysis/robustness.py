@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import inspect
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,18 +22,21 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import false_discovery_control
+from tqdm import tqdm
 
 from analysis.attack import attack
-from analysis.logs import identify, load_run
-from analysis.robustness_figures import write_figures
-from analysis.statistics import is_correct, mcnemar_p, paired_interval
+from analysis.logs import files_of_runs, identify, load_run
+from analysis.robustness_figures import figure_paths, write_figures
+from analysis.statistics import check_classes, is_correct, mcnemar_p, paired_interval
 from config import InputError, load_config
-from data import file_digest, load_reviews, read_file, write_text
+from data import balanced_subset, file_digest, load_reviews, read_file, write_text
 from models import WEIGHTS
 from perturbations import LETTER_EDITS, PERTURBATIONS, WORD, WORD_EDITS, perturb
 from predict import TrainedModel, predicted_labels
-from training.command import run_command
+from training.command import check_output, run_command
 from training.device import device_name
+
+_log = logging.getLogger(__name__)
 
 AMOUNTS = (0.15, 0.4, 0.8)
 # A perturbation -> its control. Few tokens become [UNK] under homoglyphs (`unknown_after`); the control replaces the
@@ -66,14 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="labelled reviews; default: the first run's validation split"
     )
-    parser.add_argument("--reviews", type=int, metavar="N", help="how many of them, half of each class; default: all")
+    parser.add_argument("--reviews", type=int, metavar="N", help="a random N, half of each class; default: all")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="JSON log; the plots are written beside it"
+        "--output", type=Path, required=True, metavar="FILE", help="JSON log x.json; the plots x_*.png stand beside it"
     )
     amounts = {"default": list(AMOUNTS), "metavar": "AMOUNT", "help": "shares of the eligible places to change"}
     parser.add_argument("--amounts", type=float, nargs="+", **amounts)
-    parser.add_argument("--seed", type=int, default=0, help="of the perturbations")
-    parser.add_argument("--attack", type=int, default=100, metavar="N", help="reviews to attack; 0: no attack")
+    parser.add_argument("--seed", type=int, default=0, help="of the perturbations and the choice of reviews")
+    attack_help = "reviews to attack, a random N, half of each class; 0: no attack"
+    parser.add_argument("--attack", type=int, default=100, metavar="N", help=attack_help)
     parser.add_argument("--budget", type=int, default=5, metavar="N", help="words of a review that the attack may edit")
     options = parser.parse_args(arguments)
     return run_command(lambda: _measure_runs(options))
@@ -185,7 +190,7 @@ def measure(
     """
     clean = _read_clean(models, sample, cache)
     parts = []
-    for condition in conditions:
+    for condition in tqdm(conditions, desc="conditions", leave=False, disable=None):
         compute = partial(measure_condition, models, sample, clean, condition)
         parts.append(cache(f"{condition.label} {condition.amount:g}", compute))
         report(_progress(condition, parts[-1]["rows"]))
@@ -235,7 +240,7 @@ def measure_controls(models: Sequence[NamedModel], sample: Sample, amounts: Sequ
     """
     rows = []
     for name, control in CONTROLS.items():
-        for amount in amounts:
+        for amount in tqdm(amounts, desc=f"control of {name}", leave=False, disable=None):
             tokens = [encode_once(models, perturb(sample.texts, step, amount, sample.seed)) for step in (control, name)]
             for model in models:
                 before, after = (model.trained.probabilities_of_ids(t[model.tokenization].ids) for t in tokens)
@@ -368,14 +373,13 @@ class Parts:
     def __init__(self, output: Path, identity: Sequence[str]):
         digest = hashlib.sha256("\0".join(identity).encode("utf-8", "surrogatepass")).hexdigest()
         self.path = output.with_name(f"{output.stem}-{digest[:12]}.part.jsonl")
-        self._parts: dict[str, dict] = {}
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        complete = [line for line in lines if line.endswith("\n")]
-        for line in complete:
-            self._parts |= json.loads(line)
-        if len(complete) < len(lines):
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        parts = [_read_part(line) for line in lines]
+        self._parts: dict[str, dict] = {name: value for part in parts for name, value in part.items()}
+        if not all(parts):
             # A killed process may have left an incomplete last line.
-            write_text(self.path, "".join(complete))
+            _log.warning("%s: %d damaged lines; what they held is measured again", self.path, parts.count({}))
+            write_text(self.path, "".join(json.dumps(part) + "\n" for part in parts if part))
 
     def __call__(self, name: str, compute: Callable[[], dict]) -> dict:
         """The part of that name: read from the file, or computed and written."""
@@ -390,23 +394,38 @@ class Parts:
 # ---------------------------------------------------------------- the command
 
 
+def _read_part(line: bytes) -> dict:
+    """The part in a line of the file of parts; empty if the line is damaged."""
+    try:
+        part = json.loads(line)
+    except ValueError:
+        return {}
+    return part if isinstance(part, dict) else {}
+
+
 def _measure_runs(options: argparse.Namespace) -> None:
     _check_options(options)
+    for path in (options.output, *figure_paths(options.output).values()):
+        check_output(path, *filter(None, [options.data]), *files_of_runs(options.run_dirs))
     models = load_models(options.run_dirs)
-    texts, labels = _read_reviews(options.run_dirs[0], options.data, options.reviews)
-    sample = Sample(texts, labels, options.seed)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    sample = _read_sample(options.run_dirs[0], options.data, options.reviews, options.seed)
     parts = Parts(options.output, _identity(models, sample))
     conditions = all_conditions(options.amounts)
-    log = measure(models, sample, conditions, parts, partial(print, flush=True))
+    log = measure(models, sample, conditions, parts, _print_line)
     log["controls"] = parts(
         f"controls {options.amounts}", lambda: {"rows": measure_controls(models, sample, options.amounts)}
     )["rows"]
     log["attacks"] = _measure_attacks(models, sample, options.attack, options.budget, parts)
     log["conditions"] = [asdict(condition) for condition in conditions]
     write_text(options.output, json.dumps(log, indent=1, allow_nan=False) + "\n")
-    write_figures(log, options.output.parent)
+    write_figures(log, options.output)
     parts.path.unlink(missing_ok=True)
+
+
+def _print_line(line: str) -> None:
+    """Print above the progress bar."""
+    with tqdm.external_write_mode():
+        print(line, flush=True)
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -415,25 +434,33 @@ def _check_options(options: argparse.Namespace) -> None:
     for amount in options.amounts:
         if not 0 <= amount <= 1:
             raise InputError(f"--amounts: found {amount:g}; expected shares from 0 to 1")
-    for name, lowest in (("seed", 0), ("attack", 0), ("budget", 0), ("reviews", 1)):
+    for name, lowest in (("seed", 0), ("attack", 0), ("budget", 0), ("reviews", 2)):
         value = getattr(options, name)
         if value is not None and value < lowest:
             raise InputError(f"--{name}: found {value}; expected an integer of at least {lowest}")
+    if options.attack == 1:
+        raise InputError("--attack: found 1; expected 0 for no attack, or at least 2, one review of each class")
 
 
-def _read_reviews(run_dir: Path, data: Path | None, num_reviews: int | None) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of a file, or else of the run's validation split; the first ones of each class if limited."""
+def _read_sample(run_dir: Path, data: Path | None, num_reviews: int | None, seed: int) -> Sample:
+    """The reviews of a file, or else of the run's validation split; a balanced sample of them if limited."""
     if data is not None:
         reviews = read_file(data)
-        texts, labels = list(reviews["text"]), np.array(reviews["label"])
+        texts, labels, where = list(reviews["text"]), np.array(reviews["label"]), str(data)
     else:
         split = load_reviews(load_config(run_dir / "config.yaml").data).validation
-        texts, labels = list(split.texts), split.labels
-    if num_reviews is None:
-        return texts, labels
-    num_per_class = (num_reviews + 1) // 2
-    chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:num_per_class] for label in (0, 1)]))
-    return [texts[i] for i in chosen], labels[chosen]
+        texts, labels, where = list(split.texts), split.labels, f"validation split of {run_dir}"
+    check_classes(labels, where)
+    sample = Sample(texts, labels, seed)
+    return sample if num_reviews is None else balanced_sample(sample, num_reviews)
+
+
+def balanced_sample(sample: Sample, size: int) -> Sample:
+    """At most `size` of the reviews, in their order: a random choice by the seed, of each class equally many (in an odd
+    number one more that is negative)."""
+    size = min(size, 2 * int(np.bincount(sample.labels, minlength=2).min()))
+    chosen = balanced_subset(sample.labels, size, sample.seed, "sample")
+    return Sample([sample.texts[i] for i in chosen], sample.labels[chosen], sample.seed)
 
 
 def _identity(models: Sequence[NamedModel], sample: Sample) -> list[str]:
@@ -451,16 +478,17 @@ def _identity(models: Sequence[NamedModel], sample: Sample) -> list[str]:
 def _measure_attacks(
     models: Sequence[NamedModel], sample: Sample, num_reviews: int, budget: int, cache: Cache
 ) -> list[dict]:
-    """`attack` of each model on the first reviews."""
-    texts, labels = sample.texts[:num_reviews], sample.labels[:num_reviews]
-    if not texts:
+    """`attack` of each model on the same balanced sample of the reviews."""
+    if not num_reviews:
         return []
+    chosen = balanced_sample(sample, num_reviews)
 
     def attack_one(model: NamedModel) -> dict:
-        accuracies = attack(model.trained, texts, labels, budget, sample.seed)
-        return {"model": model.name, "reviews": len(texts), "budget": budget, **accuracies}
+        accuracies = attack(model.trained, chosen.texts, chosen.labels, budget, sample.seed)
+        return {"model": model.name, "reviews": len(chosen.texts), "budget": budget, **accuracies}
 
-    return [cache(f"attack {model.name} {num_reviews} {budget}", partial(attack_one, model)) for model in models]
+    bar = tqdm(models, desc="attacks", leave=False, disable=None)
+    return [cache(f"attack {model.name} {num_reviews} {budget}", partial(attack_one, model)) for model in bar]
 
 
 # ---------------------------------------------------------------- the measurement

@@ -17,17 +17,24 @@ MECHANISMS = (
     ("unknown_after", "[UNK] among the tokens (%)"),
     ("pushed_past_the_limit", "reviews pushed past\nthe length limit (%)"),
 )
+FIGURES = ("heat_map", "amounts", "mechanisms", "attack")
 AMOUNT = "amount (share of eligible places)"
 
 
-def write_figures(log: dict, folder: Path) -> None:
-    """The plots of a log as PNG files `robustness_*.png`; the attack's only if the log has one."""
+def figure_paths(output: Path) -> dict[str, Path]:
+    """The plots of a log by name: files beside it that begin with its name."""
+    return {name: output.with_name(f"{output.stem}_{name}.png") for name in FIGURES}
+
+
+def write_figures(log: dict, output: Path) -> None:
+    """The plots of a log as PNG files at `figure_paths`; the attack's only if the log has one."""
+    paths = figure_paths(output)
     figures = {"heat_map": heat_map(log), "amounts": amount_curves(log), "mechanisms": mechanism_bars(log)}
     if log["attacks"]:
         figures["attack"] = attack_curves(log)
     for name, figure in figures.items():
         # One panel for each condition makes a large plot.
-        figure.savefig(folder / f"robustness_{name}.png", dpi=80 if name == "amounts" else 110)
+        figure.savefig(paths[name], dpi=80 if name == "amounts" else 110)
         plt.close(figure)
 
 

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from tqdm import tqdm
 
-from analysis.logs import Run, identify, load_run
+from analysis.logs import Run, files_of_runs, identify, load_run
 from config import Config, InputError, load_config
 from data import load_reviews, write_text
 from models import BertBackbone, ReviewClassifier, build_model
 from perturbations import WORD, replace_spans
 from predict import TrainedModel
-from training.command import run_command
+from training.command import check_output, run_command
 from transformer_solution import MultiHeadedAttention
 
 Words = tuple[list[str], np.ndarray]
@@ -97,7 +98,8 @@ def saliency_of_runs(run_dirs: Sequence[Path], num_reviews: int = 32) -> dict:
             raise InputError(
                 f"{run.folder} and {runs[first].folder} have different validation reviews; give runs on the same data"
             )
-    models = {name: _saliency_of_run(run, configs[name], ids[name]) for name, run in runs.items()}
+    bar = tqdm(runs.items(), desc="saliency", leave=False, disable=None)
+    models = {name: _saliency_of_run(run, configs[name], ids[name]) for name, run in bar}
     return {"reviews": len(ids[first]), "models": models}
 
 
@@ -177,6 +179,7 @@ def words_map(rows: dict[str, Words], title: str) -> Figure:
 
 
 def _measure_and_write(run_dirs: Sequence[Path], output: Path) -> None:
+    check_output(output, *files_of_runs(run_dirs))
     write_text(output, json.dumps(saliency_of_runs(run_dirs), allow_nan=False) + "\n")
 
 

@@ -10,20 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from analysis.logs import Run, identify, load_run
-from analysis.statistics import is_correct, share_interval
+from analysis.logs import Run, files_of_runs, identify, load_run
+from analysis.statistics import check_classes, is_correct, share_interval
 from data import read_file, write_text
-from predict import predict, predicted_labels
-from training.command import run_command
+from predict import TrainedModel, predicted_labels
+from training.command import check_output, run_command
 from training.device import device_name, pick_device
+
+# Reviews after which the progress bar moves.
+REVIEWS_AT_A_TIME = 512
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status of `run_command`."""
     parser = argparse.ArgumentParser(description="Zero-shot transfer: accuracy of trained models on other reviews.")
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders of complete runs")
-    parser.add_argument("--data", type=Path, required=True, help="labelled reviews: .csv, .json, .jsonl or .parquet")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="labelled reviews, a file or a folder: see docs/data.md"
+    )
     parser.add_argument("--output", type=Path, required=True, help="JSON to write")
     options = parser.parse_args(arguments)
     return run_command(lambda: _transfer_and_write(options.run_dirs, options.data, options.output))
@@ -34,7 +40,7 @@ def zero_shot_transfer(run_dirs: Sequence[Path], data: Path) -> dict:
 
     Args:
         run_dirs: folders of complete runs with their models.
-        data: labelled reviews, in any form that `data.read_file` takes.
+        data: labelled reviews of both classes, in any form that `data.read_file` takes.
 
     Returns:
         `data`, `reviews` (how many), `positive` (share), `device`, and `models`: by name (`analysis.logs.identify`) the
@@ -46,6 +52,7 @@ def zero_shot_transfer(run_dirs: Sequence[Path], data: Path) -> dict:
     runs = identify([load_run(run_dir) for run_dir in run_dirs])
     reviews = read_file(data)
     texts, labels = list(reviews["text"]), np.array(reviews["label"])
+    check_classes(labels, str(data))
     return {
         "data": data.name,
         "reviews": len(labels),
@@ -56,7 +63,13 @@ def zero_shot_transfer(run_dirs: Sequence[Path], data: Path) -> dict:
 
 
 def _evaluate_run(run: Run, texts: Sequence[str], labels: np.ndarray) -> dict:
-    probabilities = predict(run.folder, texts)
+    model, parts = TrainedModel(run.folder), range(0, len(texts), REVIEWS_AT_A_TIME)
+    probabilities = np.concatenate(
+        [
+            model.probabilities(texts[start : start + REVIEWS_AT_A_TIME])
+            for start in tqdm(parts, desc=run.label, leave=False, disable=None)
+        ]
+    )
     num_correct = int(is_correct(probabilities, labels).sum())
     return {
         "label": run.summary["architecture"],
@@ -67,6 +80,7 @@ def _evaluate_run(run: Run, texts: Sequence[str], labels: np.ndarray) -> dict:
 
 
 def _transfer_and_write(run_dirs: Sequence[Path], data: Path, output: Path) -> None:
+    check_output(output, data, *files_of_runs(run_dirs))
     log = zero_shot_transfer(run_dirs, data)
     for name, model in log["models"].items():
         low, high = (100 * end for end in model["interval"])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from helpers import ragged_mask
+from helpers import assert_same_tensors, ragged_mask
 from lstm import EncoderDecoder
 from transformer import MultiHeadedAttention, Transformer
 
@@ -132,3 +132,15 @@ def test_padding_embedding_stays_zero_in_training(experiment):
     (embedding,) = (module for module in model.modules() if getattr(module, "padding_idx", None) == 0)
     train_one_step(model, make_batch())
     assert (embedding.weight[0] == 0).all()
+
+
+def test_weights_of_a_notebooks_classifier_load_into_the_backbone():
+    """As docs/assignment.md says."""
+    expected = Transformer(**TRANSFORMER_SIZES, num_layers=2).state_dict()
+    weights = {f"back_bone.{name.replace('mlp_head.', 'mlp_head.0.')}": tensor for name, tensor in expected.items()}
+    weights |= {"classifier.weight": torch.zeros(2, WIDTH), "classifier.bias": torch.zeros(2)}
+    prefix = "back_bone."
+    backbone = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    model = Transformer(**TRANSFORMER_SIZES, num_layers=2)
+    model.load_state_dict(backbone)
+    assert_same_tensors(model.state_dict(), expected)

@@ -1,5 +1,7 @@
 """analysis/attack.py: the greedy attack and its random control, against models whose important words are defined."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,11 @@ def test_reviews_with_fewer_words_than_the_budget_keep_their_last_edits():
 
 def test_attack_edits_are_word_edits():
     assert {PERTURBATIONS[name].kind for name in ATTACK_EDITS} == {"word_edit"}
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_bars_are_for_a_terminal_only(reviews, capsys, monkeypatch, is_terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+    attack(KeywordModel(), *reviews, budget=2)
+    printed = capsys.readouterr().err
+    assert ("importance of words" in printed, "edited words" in printed) == (is_terminal, is_terminal)

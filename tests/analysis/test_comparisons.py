@@ -115,3 +115,22 @@ def test_difference_over_seeds_has_welchs_interval(tmp_path):
     assert (difference["low"] + difference["high"]) / 2 == pytest.approx(0.085)
     assert difference["high"] - difference["low"] > 2 * 1.96 * error
     assert 0 < difference["p"] < 0.05
+
+
+def test_runs_tested_on_different_data_are_refused(tmp_path):
+    """Whose predictions look alike: the same rows with the same labels."""
+    data = {"source": "files", "train": 2000, "validation": 20, "test": 40, "fingerprint": "a1b2"}
+    run = make_run(tmp_path, "4", data=data)
+    other = make_run(tmp_path, "3", data=data | {"fingerprint": "c3d4"})
+    with pytest.raises(InputError, match=r"are on different data \(fingerprint.*a1b2 and c3d4\) and can't be compared"):
+        compare_runs(run, other)
+    # Trained on fewer reviews, tested on the same.
+    fewer = make_run(tmp_path, "2", data=data | {"train": 500})
+    assert compare_runs(run, fewer).difference == 0
+
+
+def test_seeds_on_different_data_are_refused(tmp_path):
+    data = {"source": "files", "train": 2000, "validation": 20, "test": 40}
+    runs = [make_run(tmp_path, "4", seed=seed, data=data | {"train": 2000 - seed}) for seed in (0, 1)]
+    with pytest.raises(InputError, match=r"4_0 and .*4_1 are on different data \(train: 2000 and 1999\)"):
+        accuracies_by_seed(runs)

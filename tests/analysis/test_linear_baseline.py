@@ -1,5 +1,6 @@
 """analysis/linear_baseline.py: TF-IDF + logistic regression on the tests' small reviews."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from analysis import linear_baseline
 from analysis.linear_baseline import INVERSE_REGULARISATIONS, SPLITS, main, ngram_features, run_baseline, tokens_as_text
 from analysis.logs import load_run, load_runs, read_predictions
-from data import load_reviews
+from config import InputError
+from data import TokenizedReviews, load_reviews
 from helpers import small_config
 
 
@@ -75,3 +77,33 @@ def test_command_writes_both_baselines_beside_run_dir(config, reviews, tmp_path,
 def test_unknown_profile_is_refused(capsys):
     assert main(["profile=nothing"]) == 2
     assert "there is no 'nothing'" in capsys.readouterr().err
+
+
+def test_second_baseline_with_other_settings_is_refused_unless_overwritten(
+    config, reviews, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(linear_baseline, "load_reviews", lambda data: reviews)
+    arguments = ["profile=tiny", f"run_dir={tmp_path / 'x'}"]
+    assert main(arguments) == 0
+    summary = tmp_path / "0w_linear_baseline_whole_reviews" / "summary.json"
+    first = summary.read_bytes()
+    monkeypatch.setattr(linear_baseline, "_fit", lambda *_: pytest.fail("something was computed"))
+    # The same again is kept; settings of a network make no difference.
+    assert main([*arguments, "train.epochs=7"]) == 0
+    assert main([*arguments, "data.max_length=11"]) == 2
+    error = capsys.readouterr().err
+    assert "0_linear_baseline holds a complete run with other settings (data.max_length: " in error
+    assert "overwrite=true" in error
+    assert summary.read_bytes() == first
+    monkeypatch.undo()
+    monkeypatch.setattr(linear_baseline, "load_reviews", lambda data: reviews)
+    assert main([*arguments, "data.max_length=11", "overwrite=true"]) == 0
+    assert summary.read_bytes() != first
+    assert main([*arguments, "data.max_length=11"]) == 0
+
+
+def test_split_of_one_class_is_refused(config, reviews, tmp_path):
+    positive = TokenizedReviews(reviews.test.dataset.filter(lambda review: review["label"] == 1))
+    with pytest.raises(InputError, match="test split: none of the 11 reviews is negative; both classes are needed"):
+        run_baseline(config, dataclasses.replace(reviews, test=positive), False, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

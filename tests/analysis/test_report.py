@@ -182,6 +182,15 @@ def test_two_runs_of_one_key_and_seed_are_refused(changed_logs, template, one_fi
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_on_different_data_are_refused(changed_logs, template, one_figure, memory_log, tmp_path, capsys):
+    path = changed_logs / "imdb" / "run_4" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"data": summary["data"] | {"validation": 21}}))
+    assert main([str(changed_logs), "--written", str(tmp_path / "out")]) == 2
+    assert "run_4 are on different data (validation: 20 and 21)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_claim_that_the_logs_do_not_support_stops_the_build(
     changed_logs, template, one_figure, memory_log, tmp_path, capsys
 ):

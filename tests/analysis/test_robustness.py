@@ -257,7 +257,8 @@ def test_runs_with_the_same_key_and_seed_are_refused(trained, tmp_path):
 
 
 def test_command_writes_the_log_and_the_plots(trained, tmp_path, capsys):
-    output = tmp_path / "new" / "robustness.json"
+    output = tmp_path / "first.json"
+    (tmp_path / "second_heat_map.png").write_text("of another log")
     arguments = [*map(str, trained), "--output", str(output), "--amounts", "0.5", "--reviews", "16"]
     assert main([*arguments, "--attack", "4", "--budget", "1"]) == 0
     log = json.loads(output.read_text())
@@ -267,8 +268,9 @@ def test_command_writes_the_log_and_the_plots(trained, tmp_path, capsys):
         ("1", 4, 1),
         ("5", 4, 1),
     ]
-    names = {f"robustness_{name}.png" for name in ("heat_map", "amounts", "mechanisms", "attack")}
-    assert {path.name for path in output.parent.iterdir()} == {"robustness.json", *names}
+    names = {f"first_{name}.png" for name in ("heat_map", "amounts", "mechanisms", "attack")}
+    assert {path.name for path in tmp_path.iterdir()} == {"first.json", "second_heat_map.png", *names}
+    assert (tmp_path / "second_heat_map.png").read_text() == "of another log"
     for name in names:
         assert plt.imread(output.parent / name).std() > 0
     assert re.search(
@@ -302,6 +304,43 @@ def test_killed_measurement_resumes_with_the_same_log(trained, tmp_path, monkeyp
     assert len(measured) == len(all_conditions([0.5]))
     assert resumed.read_text() == uninterrupted.read_text()
     assert not part.exists()
+
+
+def test_damaged_parts_are_measured_again(tmp_path, caplog):
+    parts = Parts(tmp_path / "x.json", ["a"])
+    assert (parts("one", lambda: {"value": 1}), parts("two", lambda: {"value": 2})) == ({"value": 1}, {"value": 2})
+    lines = parts.path.read_bytes().splitlines()
+    parts.path.write_bytes(b"\n".join([b"\xff{" + lines[0], lines[1], b"[]"]) + b"\n")
+    again = Parts(tmp_path / "x.json", ["a"])
+    assert "2 damaged lines; what they held is measured again" in caplog.text
+    assert (again("two", lambda: {"value": 4}), again("one", lambda: {"value": 3})) == ({"value": 2}, {"value": 3})
+    whole = Parts(tmp_path / "x.json", ["a"])
+    assert whole("one", lambda: {"value": 5}) == {"value": 3}
+
+
+def test_sample_is_balanced_seeded_and_in_order():
+    labels = np.array([1] * 60 + [0] * 40)
+    reviews = Sample([f"{i}" for i in range(100)], labels, seed=1)
+    sample = robustness.balanced_sample(reviews, 20)
+    numbers = [int(text) for text in sample.texts]
+    assert np.bincount(sample.labels).tolist() == [10, 10]
+    assert numbers == sorted(numbers)
+    assert labels[numbers].tolist() == sample.labels.tolist()
+    assert numbers[:10] != list(range(10))
+    assert robustness.balanced_sample(reviews, 20).texts == sample.texts
+    assert robustness.balanced_sample(dataclasses.replace(reviews, seed=2), 20).texts != sample.texts
+    # As many as the smaller class allows.
+    assert np.bincount(robustness.balanced_sample(reviews, 100).labels).tolist() == [40, 40]
+
+
+def test_attack_reads_a_balanced_sample_of_sorted_reviews(models, monkeypatch):
+    attacked = []
+    monkeypatch.setattr(robustness, "attack", lambda model, texts, labels, *_: attacked.append(labels) or {})
+    reviews = Sample([f"{i}" for i in range(40)], np.array([0] * 20 + [1] * 20))
+    log = robustness._measure_attacks(models, reviews, 10, 1, lambda name, compute: compute())
+    assert [entry["reviews"] for entry in log] == [10, 10]
+    assert [np.bincount(labels).tolist() for labels in attacked] == [[5, 5], [5, 5]]
+    assert robustness._measure_attacks(models, reviews, 0, 1, None) == []
 
 
 def test_parts_of_another_measurement_are_not_reused(tmp_path):
@@ -347,20 +386,30 @@ def test_identity_depends_on_the_code(models, sample):
         (["RUN", "--amounts", "0.5", "0.5"], "--amounts: found [0.5, 0.5]; expected every amount once"),
         (["RUN", "--amounts", "nan"], "--amounts: found nan"),
         (["RUN", "--seed", "-1"], "--seed: found -1; expected an integer of at least 0"),
-        (["RUN", "--reviews", "0"], "--reviews: found 0; expected an integer of at least 1"),
+        (["RUN", "--reviews", "1"], "--reviews: found 1; expected an integer of at least 2"),
+        (["RUN", "--attack", "1"], "--attack: found 1; expected 0 for no attack, or at least 2"),
+        (["RUN", "--data", "POSITIVE"], "both classes are needed"),
+        (["RUN", "--output", "POSITIVE", "--data", "POSITIVE"], "positive.csv: is an input as well"),
+        (["RUN", "--output", "SUMMARY"], "summary.json: is an input as well"),
+        (["RUN", "--output", "none/x.json"], "none/x.json: there is no folder none"),
+        (["RUN", "--output", "FIGURE"], "y_heat_map.png: a folder; expected a file to write"),
     ],
 )
 def test_unusable_input_is_refused_before_anything_is_computed(
     trained, tmp_path, capsys, monkeypatch, arguments, message
 ):
-    folders = {"RUN": trained[0]}
+    folders = {"RUN": trained[0], "POSITIVE": tmp_path / "positive.csv", "FIGURE": tmp_path / "y.json"}
+    folders["SUMMARY"] = trained[0] / "summary.json"
+    folders["POSITIVE"].write_text("text,label\ngood,1\nfine,1\n")
+    (tmp_path / "y_heat_map.png").mkdir()
     for name, missing in (("NO_SUMMARY", "summary.json"), ("NO_MODEL", "best")):
         folders[name] = shutil.copytree(trained[1], tmp_path / name.lower(), ignore=shutil.ignore_patterns(missing))
     monkeypatch.setattr(robustness, "measure", lambda *_: pytest.fail("something was computed"))
     arguments = [str(folders.get(text, text)) for text in arguments]
-    assert main([*arguments, "--output", str(tmp_path / "new" / "x.json")]) == 2
+    before = sorted(tmp_path.iterdir())
+    assert main(["--output", str(tmp_path / "x.json"), *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # ---------------------------------------------------------------- plots

@@ -1,6 +1,7 @@
 """analysis/saliency.py: saliency by position, occlusion and attention of small models."""
 
 import json
+import unicodedata
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from analysis import figures
+from analysis import figures, saliency
 from analysis.saliency import attention, main, occlusion, saliency_by_position, words_map
 from helpers import make_texts, small_config, write_csv
 from models import BertBackbone, ReviewClassifier
@@ -76,6 +77,25 @@ def test_attention_weights_are_the_models_own_summed_over_a_words_tokens(models,
 def test_attention_of_a_model_without_attention_is_refused(models):
     with pytest.raises(ValueError, match="LSTMBackbone without MultiHeadedAttention has no weights to show"):
         attention(models["1"], TEXT)
+
+
+def test_words_with_combining_marks_keep_them(models):
+    """Decomposed letters, as some systems write them, have the values of composed ones."""
+    text = "The café was naïve"
+    decomposed = unicodedata.normalize("NFD", text)
+    for show in (attention, occlusion):
+        words, values = show(models["5"], decomposed)
+        assert words == decomposed.split()
+        assert values == pytest.approx(show(models["5"], text)[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("none/x.json", "there is no folder"), ("", "a folder; expected a file")]
+)
+def test_output_is_checked_before_the_models_are_loaded(short_runs, tmp_path, capsys, monkeypatch, name, message):
+    monkeypatch.setattr(saliency, "saliency_of_runs", lambda *_: pytest.fail("something was computed"))
+    assert main([str(short_runs / "first"), "--output", str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_words_map_has_a_row_per_model_and_a_column_per_word(models):

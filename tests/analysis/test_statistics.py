@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from analysis.statistics import is_correct, mcnemar_p, paired_interval, share_interval
+from analysis.statistics import check_classes, is_correct, mcnemar_p, paired_interval, share_interval
+from config import InputError
 
 
 def test_prediction_is_correct_where_the_likelier_class_is_the_label():
@@ -44,3 +45,14 @@ def test_share_interval_solves_wilsons_score_equation(hits, count):
     for end in share_interval(hits, count):
         distance = abs(hits / count - end)
         assert distance == pytest.approx(norm.ppf(0.975) * math.sqrt(end * (1 - end) / count), abs=1e-9)
+
+
+@pytest.mark.parametrize(("label", "name"), [(0, "positive"), (1, "negative")])
+def test_reviews_of_one_class_are_refused_and_few_of_one_are_warned_of(label, name, caplog):
+    with pytest.raises(InputError, match=f"x.csv: none of the 50 reviews is {name}; both classes are needed"):
+        check_classes(np.full(50, label), "x.csv")
+    check_classes(np.repeat([label, 1 - label], [50, 29]), "x.csv")
+    assert caplog.messages == [f"x.csv: only 29 of 79 reviews are {name}; accuracies on them are hardly known"]
+    caplog.clear()
+    check_classes(np.repeat([0, 1], 30), "x.csv")
+    assert not caplog.messages

@@ -6,6 +6,7 @@ import pytest
 from analysis.figures import learning_curves
 from analysis.logs import load_runs
 from analysis.report import main, results_table, table_caption
+from config import InputError
 from helpers import write_run_folder
 
 
@@ -98,3 +99,33 @@ def test_report_command_prints_the_table_and_writes_the_curves(logs, capsys):
 def test_report_command_refuses_a_folder_without_runs(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "no complete run" in capsys.readouterr().err
+
+
+OTHER_DATA = {
+    "source": {"source": "imdb", "train": 2000, "validation": 20, "test": 40},
+    "fingerprint": {"source": "files", "train": 2000, "validation": 20, "test": 40, "fingerprint": "a1b2"},
+    "train": {"source": "files", "train": 500, "validation": 20, "test": 40},
+}
+
+
+@pytest.mark.parametrize("key", OTHER_DATA)
+def test_runs_on_different_data_have_a_table_for_each(logs, capsys, key):
+    write_run_folder(logs / "z4", "4", best_validation_accuracy=0.99, data=OTHER_DATA[key])
+    write_run_folder(logs / "z1", "1", best_validation_accuracy=0.6, data=OTHER_DATA[key])
+    assert main([str(logs)]) == 0
+    printed = capsys.readouterr().out
+    assert "on 2 different sets of reviews, which can't be compared" in printed
+    accuracies = [(row[0], row[4]) for row in rows_of(printed) if row[0].startswith("**")]
+    first, second = accuracies[:3], accuracies[3:]
+    # Each table has its own best in bold, and a key may stand in both.
+    assert first == [("**1**", "**80.0**"), ("**2**", "70.0"), ("**3**", "75.0")]
+    assert second == [("**1**", "60.0"), ("**4**", "**99.0**")]
+    assert printed.count("Trained on") == 2
+    assert {path.name for path in logs.glob("*.png")} == {"learning_curves_1.png", "learning_curves_2.png"}
+
+
+@pytest.mark.parametrize("key", OTHER_DATA)
+def test_runs_on_different_data_are_refused_in_one_table(logs, key):
+    write_run_folder(logs / "other", "4", data=OTHER_DATA[key])
+    with pytest.raises(InputError, match=rf"run1 and .*other are on different data \({key}.*can't be compared"):
+        results_table(load_runs(logs))

@@ -1,9 +1,11 @@
 """analysis/transfer.py: zero-shot accuracy of trained models on other reviews."""
 
+import gzip
 import json
 
 import pytest
 
+from analysis import transfer
 from analysis.transfer import main
 from helpers import small_config
 from predict import predict
@@ -68,3 +70,47 @@ def test_missing_run_or_data_is_refused_by_name(trained, other_reviews, tmp_path
     assert main([str(run_dir), "--data", str(data), "--output", str(tmp_path / "x.json")]) == 2
     assert "none" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize("form", ["folder", "csv.gz", "TSV"])
+def test_reviews_may_be_in_any_form(trained, tmp_path, form):
+    data = tmp_path / f"reviews.{form}"
+    if form == "folder":
+        for i, text in enumerate(TEXTS):
+            path = data / ("neg", "pos")[i % 2] / f"{i}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    elif form == "csv.gz":
+        data.write_bytes(gzip.compress(b"review,sentiment\ngood,pos\nbad,NEG\nbad bad,neg\ngood bad,Pos\n"))
+    else:
+        data.write_text("label\ttext\n1\tgood, good\n0\tbad\n1\tgood bad\n0\tfine\n")
+    assert main([str(trained / "first"), "--data", str(data), "--output", str(tmp_path / "x.json")]) == 0
+    log = json.loads((tmp_path / "x.json").read_text())
+    assert (log["reviews"], log["positive"]) == (4, 0.5)
+
+
+def test_reviews_of_one_class_give_no_accuracy(trained, tmp_path, capsys):
+    data = tmp_path / "positive.csv"
+    data.write_text("text,label\ngood,1\nfine,1\n")
+    assert main([str(trained / "first"), "--data", str(data), "--output", str(tmp_path / "x.json")]) == 2
+    assert "both classes are needed" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("other.csv", "other.csv: is an input as well"),
+        ("none/x.json", "there is no folder"),
+        ("folder", "a folder; expected a file"),
+        ("RUN/summary.json", "summary.json: is an input as well"),
+    ],
+)
+def test_output_is_checked_before_the_models_are_loaded(
+    trained, other_reviews, tmp_path, capsys, monkeypatch, output, message
+):
+    monkeypatch.setattr(transfer, "zero_shot_transfer", lambda *_: pytest.fail("something was computed"))
+    (tmp_path / "folder").mkdir()
+    path = trained / "first" / "summary.json" if output.startswith("RUN") else tmp_path / output
+    assert main([str(trained / "first"), "--data", str(other_reviews), "--output", str(path)]) == 2
+    assert message in capsys.readouterr().err
