@@ -109,8 +109,7 @@ def test_folder_without_a_model_is_refused(tmp_path, capsys):
         predict(tmp_path, ["good"])
     assert main([str(tmp_path), "--text", "good"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    # Of a run, it is the folder that training makes that is missing.
-    with pytest.raises(InputError, match=r"missing.best.model\.safetensors: no such file"):
+    with pytest.raises(InputError, match=r"missing: no such folder; expected that of a run or of a saved model"):
         predict(tmp_path / "missing", ["good"])
 
 
