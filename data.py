@@ -424,7 +424,7 @@ def _packaged_file(module: str, package: str, *parts: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"the package {package} is not installed: run `make setup`, or see README, Set-up")
+        raise InputError(f"the package {package} is not installed: `make setup` installs it (requirements-data.txt)")
     return Path(spec.submodule_search_locations[0]).joinpath(*parts)
 
 

@@ -1,20 +1,15 @@
 """Whether two classifiers differ significantly on the same reviews, and 95% intervals of accuracies."""
 
-import logging
-
 import numpy as np
 from scipy.stats import binomtest, norm
 
 from config import InputError
+from data import warn_of_few_reviews
 from predict import predicted_labels
 from sources.files import LABELS
 
-log = logging.getLogger(__name__)
-
 # A difference is significant where its adjusted p is below this.
 SIGNIFICANCE_LEVEL = 0.05
-# With fewer reviews of a class, its share of correct predictions is hardly known: a warning.
-FEW_REVIEWS = 30
 
 
 def is_correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -25,13 +20,9 @@ def is_correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def check_classes(labels: np.ndarray, where: str) -> None:
     """Refuse (`InputError`) reviews of one class only, on which no accuracy is a result; warn of few of a class."""
     for label, name in enumerate(LABELS):
-        count = int((labels == label).sum())
-        if count == 0:
+        if not (labels == label).any():
             raise InputError(f"{where}: none of the {len(labels)} reviews is {name}; both classes are needed")
-        if count < FEW_REVIEWS:
-            log.warning(
-                "%s: only %d of %d reviews are %s; accuracies on them are hardly known", where, count, len(labels), name
-            )
+    warn_of_few_reviews(where, labels)
 
 
 def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tuple[float, float]:

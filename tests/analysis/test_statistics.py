@@ -52,7 +52,9 @@ def test_reviews_of_one_class_are_refused_and_few_of_one_are_warned_of(label, na
     with pytest.raises(InputError, match=f"x.csv: none of the 50 reviews is {name}; both classes are needed"):
         check_classes(np.full(50, label), "x.csv")
     check_classes(np.repeat([label, 1 - label], [50, 29]), "x.csv")
-    assert caplog.messages == [f"x.csv: only 29 of 79 reviews are {name}; accuracies on them are hardly known"]
+    counts = {"positive": "50 negative and 29 positive", "negative": "29 negative and 50 positive"}[name]
+    expected = f"warning: x.csv has {counts} reviews; with fewer than 30 of a class, its metrics are rough"
+    assert caplog.messages == [expected]
     caplog.clear()
     check_classes(np.repeat([0, 1], 30), "x.csv")
     assert not caplog.messages
