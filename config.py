@@ -499,7 +499,7 @@ def _check_combinations(config: Config, origin: str) -> None:
     if model.attention and not model.decoder:
         raise InputError(f"{origin}: model.attention=true needs model.decoder=true")
     if config.train.precision == "fp16" and config.device == "cpu":
-        raise InputError(f"{origin}: train.precision=fp16 needs CUDA; on a CPU fp32 and bf16 work")
+        raise InputError(f"{origin}: train.precision=fp16 needs CUDA, and device=cpu; use fp32 or bf16")
 
 
 # ---------------------------------------------------------------- words for messages

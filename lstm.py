@@ -7,6 +7,7 @@ Shapes: `B` reviews, `T` tokens, `I` input features, `E` embedding size, `H` hid
 A mask is 1 where there is a token and 0 on padding. Depends on torch alone.
 """
 
+import contextlib
 import inspect
 import math
 
@@ -358,26 +359,45 @@ class _Direction:
         if num_steps == 0:
             return states
         weight_ih, weight_hh, bias_ih, bias_hh = self.weights
-        bias = torch.addmv(bias_ih, weight_ih, x)
+        with torch.autocast(x.device.type, enabled=False):
+            bias = torch.addmv(bias_ih, weight_ih, x)
         inputs = x.new_zeros(states[0].shape[1], num_steps, 1)
         weights = [weight_ih.new_zeros(len(weight_ih), 1), weight_hh, bias, bias_hh]
         return self._lstm(inputs, states, weights)[1]
 
-    @staticmethod
-    def _lstm(inputs: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States]:
+    def _lstm(self, inputs: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States]:
         """The function that `nn.LSTM.forward` calls."""
-        outputs, h, c = torch.lstm(
-            inputs,
-            states,
-            weights,
-            True,  # has_biases
-            1,  # num_layers
-            0.0,  # dropout between layers
-            torch.is_grad_enabled(),  # train: save the activations for the backward pass
-            False,  # bidirectional
-            True,  # batch_first
-        )
+        context = contextlib.nullcontext()
+        if inputs.is_cuda:
+            inputs, states, weights = _prepare_for_cudnn(inputs, states, weights)
+            context = torch.autocast("cuda", enabled=False)
+        with context:
+            outputs, h, c = torch.lstm(
+                inputs,
+                states,
+                weights,
+                True,  # has_biases
+                1,  # num_layers
+                0.0,  # dropout between layers
+                torch.is_grad_enabled(),  # train: save the activations for the backward pass
+                False,  # bidirectional
+                True,  # batch_first
+            )
         return outputs, (h, c)
+
+
+def _prepare_for_cudnn(inputs: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States, list[Tensor]]:
+    """The arguments in one dtype, the weights next to each other in memory, where cuDNN reads them without a copy.
+
+    The dtype is fp16 under autocast to fp16, else that of the weights. PyTorch's own autocast would run an LSTM in fp16
+    under bf16, too, where no gradient scaler keeps small gradients from becoming 0.
+    """
+    is_half = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.float16
+    dtype = torch.float16 if is_half else weights[0].dtype
+    flat = torch.cat([weight.flatten() for weight in weights]).to(dtype)
+    parts = flat.split([weight.numel() for weight in weights])
+    h, c = (state.to(dtype) for state in states)
+    return inputs.to(dtype), (h, c), [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
 
 
 class _LSTMSequence(torch.autograd.Function):

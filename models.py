@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from config import MINILM, InputError, ModelConfig, config_from_dict, read_json
@@ -258,19 +257,18 @@ class BertBackbone(nn.Module):
             with torch.no_grad():
                 hidden_states = self.frozen_states(input_ids, attention_mask)
         x = hidden_states.to(self.model.embeddings.word_embeddings.weight.dtype)
-        tokens = attention_mask[:, None, None, :] != 0
-        added = torch.zeros(tokens.shape, dtype=x.dtype, device=x.device).masked_fill(~tokens, torch.finfo(x.dtype).min)
+        added = _additive_mask(attention_mask, x)
         *layers, last = self.model.encoder.layer[self.num_frozen_layers :]
         for layer in layers:
             x = layer(x, attention_mask=added)
-        return _first_position(last, x, tokens)[:, 0]
+        return _first_position(last, x, attention_mask)[:, 0]
 
     def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Output of the embedding and the layers that are never trained, (B, T, D)."""
         x = self.model.embeddings(input_ids=input_ids)
-        mask = create_bidirectional_mask(self.model.config, x, attention_mask)
+        added = _additive_mask(attention_mask, x)
         for layer in self.model.encoder.layer[: self.num_frozen_layers]:
-            x = layer(x, mask)
+            x = layer(x, attention_mask=added)
         return x
 
     def start_epoch(self, epoch: int) -> None:
@@ -289,8 +287,18 @@ class BertBackbone(nn.Module):
         return self
 
 
-def _first_position(layer: nn.Module, x: Tensor, tokens: Tensor) -> Tensor:
+def _additive_mask(attention_mask: Tensor, x: Tensor) -> Tensor:
+    """What a BERT layer adds to its attention scores, (B, 1, 1, T), in the dtype of `x`: the least number on padding.
+
+    transformers' own function makes the host wait for a GPU, to see whether a batch has padding at all.
+    """
+    padding = attention_mask[:, None, None, :] == 0
+    return torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, torch.finfo(x.dtype).min)
+
+
+def _first_position(layer: nn.Module, x: Tensor, attention_mask: Tensor) -> Tensor:
     """A BERT layer's output at its first position, all that the classifier reads: (B, T, D) -> (B, 1, D)."""
+    tokens = attention_mask[:, None, None, :] != 0
     attention = layer.attention.self
     queries, keys, values = (
         project(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)

@@ -86,9 +86,11 @@ def run_all(files: Sequence[str], overrides: Sequence[str]) -> None:
                 f"run_dir={folder!r} is the folder of {folders.count(folder)} experiments; give each its own, "
                 "such as run_dir='logs/try/${name}'"
             )
+    devices = [pick_device(config.device, config.train.precision) for config in configs]
     for config in configs:
         check_run(config)
-    with distributed.process_group():
+    # A group for CUDA also serves the CPU.
+    with distributed.process_group(max(devices, key=lambda device: device.type)):
         if not distributed.is_main_process():
             logging.getLogger().setLevel(logging.WARNING)
         for config in configs:
@@ -128,8 +130,8 @@ def run(config: Config) -> dict:
         RunError: no memory, or no space on the disk.
         InterruptedRun: SIGTERM or Ctrl-C came; the state is saved.
     """
-    run_dir, device = Path(config.run_dir), pick_device(config.device)
-    with distributed.process_group():
+    run_dir, device = Path(config.run_dir), pick_device(config.device, config.train.precision)
+    with distributed.process_group(device):
         summary = check_run(config)
         # No process writes before all have looked.
         distributed.barrier()

@@ -469,7 +469,7 @@ def test_value_at_the_edge_of_its_range_is_accepted(key, value):
         (
             LSTM,
             ["device=cpu", "train.precision=fp16"],
-            "train.precision=fp16 needs CUDA; on a CPU fp32 and bf16 work",
+            "train.precision=fp16 needs CUDA, and device=cpu; use fp32 or bf16",
         ),
     ],
 )

@@ -17,16 +17,19 @@ log = logging.getLogger(__name__)
 WARMUP_STEPS = 5
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, precision: str = "fp32") -> torch.device:
     """The device of that name; `auto` is CUDA where there is one.
 
     Raises:
-        InputError: CUDA is asked for and there is none.
+        InputError: CUDA is asked for, or needed for the precision, and there is none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("device=cuda: torch sees no CUDA device; use device=cpu or device=auto")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
+    device = torch.device("cuda" if name != "cpu" and available else "cpu")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError(f"train.precision=fp16 needs CUDA, and device={name} found none; use fp32 or bf16")
+    return device
 
 
 def prepare(device: torch.device, precision: str) -> None:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from config import InputError
+
 
 def rank() -> int:
     """This process's number, from 0."""
@@ -30,18 +32,28 @@ def is_main_process() -> bool:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """For the time of a block, the group of all processes that a launcher started.
 
-    NCCL on GPUs, each process on the one that the launcher gave it; else gloo.
+    Args:
+        device: that computes. On CUDA the processes speak NCCL, each with the GPU that the launcher gave it; what stays
+            on the CPU goes over gloo.
+
+    Raises:
+        InputError: this machine has more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    if device.type == "cuda":
+        local_rank, num_gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if local_rank >= num_gpus:
+            raise InputError(
+                f"process {local_rank} of this machine has no GPU: torch sees {num_gpus}; start at most "
+                f"{num_gpus} processes a machine, or give device=cpu"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:
@@ -89,11 +101,11 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad.copy_(gradient.view_as(parameter))
 
 
-def any_process(*flags: bool, device: torch.device) -> list[bool]:
-    """Of each flag, whether it is set in any process."""
+def any_process(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set in any process; over the CPU, so that no host waits for its GPU."""
     if world_size() == 1:
         return list(flags)
-    return (all_reduce_sum(torch.tensor(flags, dtype=torch.int32, device=device)) > 0).tolist()
+    return (all_reduce_sum(torch.tensor(flags, dtype=torch.int32)) > 0).tolist()
 
 
 def all_gather(tensor: Tensor) -> list[Tensor]:

@@ -63,13 +63,16 @@ def predict_logits(
         precision: of the forward pass, see `autocast`.
     """
     batches = distributed.shard(evaluation_batches(reviews.lengths, batch_size))
-    logits = torch.zeros(len(reviews), 2, dtype=torch.float64, device=device)
-    for indices, batch in zip(batches, batch_loader(reviews, batches, device), strict=True):
+    computed = []
+    for batch in batch_loader(reviews, batches, device):
         batch.pop("labels", None)
         with autocast(precision, device):
-            batch_logits = model(**batch).logits
-        logits[torch.from_numpy(indices).to(device)] = batch_logits.double()
-    return distributed.all_reduce_sum(logits).cpu()
+            computed.append(model(**batch).logits.double())
+    logits = torch.zeros(len(reviews), 2, dtype=torch.float64)
+    if computed:
+        # Read at the end: a host that reads each batch waits for the device each time.
+        logits[torch.from_numpy(np.concatenate(batches))] = torch.cat(computed).cpu()
+    return distributed.all_reduce_sum(logits)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

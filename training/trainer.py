@@ -106,7 +106,7 @@ class Trainer:
                 self.validate()
             if at_end:
                 record.epoch, record.epoch_step = record.epoch + 1, 0
-            stopped, due = distributed.any_process(bool(stop.signum), self.is_save_due(), device=self.device)
+            stopped, due = distributed.any_process(bool(stop.signum), self.is_save_due())
             if at_end or due or stopped:
                 self.save()
             if stopped:
@@ -162,7 +162,7 @@ class Trainer:
                     f"train.micro_batch_size={max(1, size // 2)}, or (with one process) "
                     "train.auto_find_micro_batch_size=true"
                 )
-            self.step.optimizer.zero_grad(set_to_none=True)
+            self.step.undo()
             gc.collect()
             torch.cuda.empty_cache()
             set_random_states(*before)
@@ -355,7 +355,7 @@ class TrainingStep:
     def __init__(self, model: ReviewClassifier, settings: TrainConfig, num_steps: int, device: torch.device):
         self.model, self.settings, self.device = model, settings, device
         self.optimizer, self.lr_scheduler = build_optimizer(settings, model, num_steps)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.scaler = self._gradient_scaler()
         self.guard = NonFiniteGuard(self.optimizer, device)
 
     def __call__(
@@ -399,9 +399,20 @@ class TrainingStep:
         norm = torch.zeros_like(norm) if self.scaler.is_enabled() else norm
         self.guard.note(distributed.all_reduce_sum(loss.clone()), norm)
         self.scaler.step(self.optimizer)
+        self.guard.num_steps += 1
         self.scaler.update()
         self.lr_scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def undo(self) -> None:
+        """After a step that failed for want of memory: forget its gradients, so that it can be made again."""
+        self.optimizer.zero_grad(set_to_none=True)
+        # A scaler unscales once a step, and begins the next one in `update`, which also moves the scale.
+        state, self.scaler = self.scaler.state_dict(), self._gradient_scaler()
+        self.scaler.load_state_dict(state)
+
+    def _gradient_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
 
     @property
     def learning_rate(self) -> float:
@@ -435,14 +446,13 @@ class NonFiniteGuard:
 
     def __init__(self, optimizer: AdamW, device: torch.device):
         self.optimizer = optimizer
-        self.num_steps = 0
+        self.num_steps = 0  # done before this one
         self.first_bad = torch.zeros((), device=device)
 
     def note(self, loss: Tensor, norm: Tensor) -> None:
         """Note a step's loss and the norm of its gradient, before the optimiser's step."""
-        self.num_steps += 1
         is_bad = ~(torch.isfinite(loss) & torch.isfinite(norm)) & (self.first_bad == 0)
-        self.first_bad = torch.where(is_bad, float(self.num_steps), self.first_bad)
+        self.first_bad = torch.where(is_bad, float(self.num_steps + 1), self.first_bad)
         self.optimizer.found_inf = (self.first_bad > 0).float()
 
     def first_bad_step(self) -> int | None:
@@ -480,8 +490,9 @@ def is_better(line: dict, best: dict, metric: str) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; on a CPU torch says it in words only."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that memory ran out; a CPU's allocator and CUDA's libraries say it in words only."""
+    words = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "ALLOCATION_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def _micro_batches(batch: dict[str, Tensor] | None, size: int | None) -> Iterator[dict[str, Tensor]]:
