@@ -5,6 +5,9 @@ python predict.py RUN_DIR reviews.csv --evaluate
 python predict.py RUN_DIR --text "The food was great."
 """
 
+import training  # noqa: F401  before torch
+
+# isort: split
 import argparse
 import csv
 import itertools

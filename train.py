@@ -8,6 +8,9 @@ run's state. Run the same command again to resume a run that was stopped or kill
 (`train.epochs=5`) to train it further.
 """
 
+import training  # noqa: F401  before torch
+
+# isort: split
 import argparse
 import contextlib
 import gc

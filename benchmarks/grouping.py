@@ -6,6 +6,9 @@ Everything but the composition of the batches is the same; a line is the mean ov
 Writes OUTPUT.json and OUTPUT.png.
 """
 
+from project import ROOT
+
+# isort: split
 import argparse
 import json
 import sys
@@ -16,14 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from config import load_config  # noqa: E402
-from data import load_reviews  # noqa: E402
-from models import build_model  # noqa: E402
-from training.device import device_name, pick_device  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
+from config import load_config
+from data import load_reviews
+from models import build_model
+from training.device import device_name, pick_device, prepare_process
+from training.trainer import Trainer
 
 EXPERIMENTS = ("1_lstm", "5_transformer_prenorm")
 KEYS = ("step", "train_loss", "validation_loss", "validation_accuracy")
@@ -74,6 +74,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "grouping")
     options = parser.parse_args()
+    prepare_process()
     runs = []
     for experiment in EXPERIMENTS:
         for seed in range(options.seeds):

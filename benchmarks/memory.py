@@ -10,24 +10,21 @@ the weights).
 which what is freed goes back to the system at once: a long run also holds what its allocator keeps for later.
 """
 
+from project import in_a_fresh_process
+
+# isort: split
 import argparse
 import json
-import multiprocessing
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from config import CONFIGS, Config, load_config  # noqa: E402
-from models import ReviewClassifier, build_model, count_parameters  # noqa: E402
-from training.command import run_command  # noqa: E402
-from training.evaluation import autocast  # noqa: E402
+from config import CONFIGS, Config, load_config
+from models import ReviewClassifier, build_model, count_parameters
+from training.command import run_command
+from training.evaluation import autocast
 
 VOCABULARY = 30522
 EXPERIMENTS = [*sorted(CONFIGS.glob("[1-8]_*.yaml")), *sorted(CONFIGS.glob("variants/8*.yaml"))]
@@ -108,13 +105,6 @@ def row(path: Path, settings: list[str]) -> dict:
     }
 
 
-def in_a_fresh_process(function, *arguments):
-    """What the function returns in a new interpreter that gives freed memory back at once."""
-    os.environ |= RETURN_AT_ONCE
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of a training step, by arithmetic.")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as for train.py")
@@ -132,7 +122,7 @@ def count(settings: list[str], measure: bool, output: Path | None) -> None:
     for path in EXPERIMENTS:
         rows.append({**row(path, settings), "libraries_bytes": libraries})
         if measure:
-            rows[-1]["measured_bytes"] = in_a_fresh_process(step_peak_bytes, path, settings)
+            rows[-1]["measured_bytes"] = in_a_fresh_process(step_peak_bytes, path, settings, environment=RETURN_AT_ONCE)
         sizes = {key: value / 2**20 for key, value in rows[-1].items() if key.endswith("_bytes")}
         print(
             f"{rows[-1]['key']} {rows[-1]['label']}: " + ", ".join(f"{k[:-6]} {v:,.0f} MiB" for k, v in sizes.items())

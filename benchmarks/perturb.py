@@ -3,18 +3,17 @@
 python benchmarks/perturb.py
 """
 
+import project  # noqa: F401
+
+# isort: split
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from config import DataConfig  # noqa: E402
-from data import load_reviews  # noqa: E402
-from perturbations import PERTURBATIONS, WORD, WORD_EDITS, perturb  # noqa: E402
+from config import DataConfig
+from data import load_reviews
+from perturbations import PERTURBATIONS, WORD, WORD_EDITS, perturb
 
 NUM_REVIEWS, NUM_TURNS = 1000, 3
 

@@ -7,6 +7,9 @@ medians (the speed-up over the reference, or for a layer how many times PyTorch'
 difference of logits or outputs. README and `README.md` beside this file say what the figures were.
 """
 
+from project import ROOT
+
+# isort: split
 import argparse
 import copy
 import ctypes
@@ -30,21 +33,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import reference  # noqa: E402
-
-from config import Config, load_config  # noqa: E402
-from data import Reviews, batch_loader, load_reviews, training_batches  # noqa: E402
-from lstm import LSTM  # noqa: E402
-from models import ReviewClassifier, build_model  # noqa: E402
-from train import cache_frozen_features  # noqa: E402
-from training.checkpoint import checkpoints_of  # noqa: E402
-from training.device import device_name, now  # noqa: E402
-from training.evaluation import predict_logits  # noqa: E402
-from training.trainer import Trainer, TrainingStep  # noqa: E402
-from transformer_solution import LayerNorm, MultiHeadedAttention  # noqa: E402
+import reference
+from config import Config, load_config
+from data import Reviews, batch_loader, load_reviews, training_batches
+from lstm import LSTM
+from models import ReviewClassifier, build_model
+from train import cache_frozen_features
+from training.checkpoint import checkpoints_of
+from training.device import device_name, now, prepare_process
+from training.evaluation import predict_logits
+from training.trainer import Trainer, TrainingStep
+from transformer_solution import LayerNorm, MultiHeadedAttention
 
 YELP = ROOT.parent / "shared" / "data" / "yelp_reviews" / "train.csv"
 SCRATCH = sorted((ROOT / "configs").glob("[1-7]_*.yaml"))
@@ -561,6 +560,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(BENCHES), default=list(BENCHES))
     parser.add_argument("--yelp", type=Path, default=YELP, help="reviews in the Yelp Polarity form, for their lengths")
     options = parser.parse_args(arguments)
+    prepare_process()
     bench = Bench(options.device, options.quick, options.yelp)
     print(f"{device_name(bench.device)}, torch {torch.__version__}, Python {platform.python_version()}")
     for name in options.only:

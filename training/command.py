@@ -8,6 +8,7 @@ from pathlib import Path
 
 from config import InputError, RunError
 from data import disk_full_error, is_disk_full
+from training.device import prepare_process
 from training.interrupts import InterruptedRun
 
 
@@ -18,6 +19,7 @@ def run_command(action: Callable[[], None]) -> int:
         The exit status: 0 done; 1 it can't continue (a non-finite loss, no memory, no disk space); 2 unusable input;
         130 and 143 stopped by Ctrl-C and SIGTERM.
     """
+    prepare_process()
     try:
         action()
     except InputError as error:
