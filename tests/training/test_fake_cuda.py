@@ -1,0 +1,61 @@
+"""The eight experiments on fake CUDA tensors: what a GPU would refuse, and where the host would wait for one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import EXPERIMENTS
+
+TESTS = Path(__file__).resolve().parents[1]
+TORCH = Path(torch.__file__).parent
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="no g++, which builds the pretended device"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="this build of torch has a CUDA device of its own"),
+]
+
+
+@pytest.fixture(scope="session")
+def device(tmp_path_factory) -> Path:
+    """The library that pretends to be a CUDA device."""
+    library = tmp_path_factory.mktemp("fake_cuda") / "fake_cuda.so"
+    source = TESTS / "fake_cuda.cpp"
+    flags = ["-O0", "-shared", "-fPIC", "-std=c++20", f"-I{TORCH / 'include'}"]
+    subprocess.run(["g++", *flags, source, "-o", library], check=True)
+    return library
+
+
+@pytest.mark.parametrize(("precision", "lstm_dtype"), [("fp32", "float32"), ("bf16", "float32"), ("fp16", "float16")])
+def test_steps_and_evaluation_run_on_cuda_without_a_host_wait(device, precision, lstm_dtype):
+    cases = [f"{experiment}:{precision}" for experiment in EXPERIMENTS]
+    output = subprocess.run(
+        [sys.executable, "-W", "error", TESTS / "fake_cuda.py", device, *cases],
+        env=os.environ | {"PYTHONPATH": str(TESTS.parent)},
+        capture_output=True,
+        text=True,
+    )
+    reports = [json.loads(line) for line in output.stdout.splitlines()]
+    assert [report["case"] for report in reports] == cases, output.stderr
+    for report in reports:
+        case = report["case"]
+        # A host wait and an operation on two devices are errors of fake tensors.
+        assert report["errors"] == {}, f"{case}: " + "\n".join(report["errors"].values())
+        assert report["copies"]["step"] == report["copies"]["micro_batches"] == [], case
+        # The logits of a whole evaluation are read at once; what a step reads from a checkpoint comes from the host.
+        assert report["copies"]["evaluation"] == ["cuda to cpu in evaluation.py:predict_logits"], case
+        assert {copy[:11] for copy in report["copies"]["resumed_step"]} == {"cpu to cuda"}, case
+        assert report["optimizer"] == ["cuda"], case
+        expected = {
+            "dtypes": [lstm_dtype],
+            "devices": ["cuda"],
+            "contiguous_states": True,
+            "one_chunk_of_weights": True,
+            "autocast": False,
+        }
+        assert report["lstm"] == ([expected] if case[0] in "1234" else []), case
