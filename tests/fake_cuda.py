@@ -51,7 +51,7 @@ def main() -> None:
 def check(experiment: str, precision: str) -> dict:
     """What happens in steps, micro-batches, a resumed step and an evaluation; `errors` is empty where all work."""
     config = load_config(CONFIGS / f"{experiment}.yaml", ["profile=yelp", f"train.precision={precision}"])
-    report = {"errors": {}, "copies": {}, "lstm": []}
+    report, repeat_bias = {"errors": {}, "copies": {}, "lstm": []}, set()
     with pretend_cuda(report["lstm"]), FakeTensorMode():
         model = to_fake_cuda(build_model(config.model, BERT_VOCABULARY, config.data.max_length))
         model.train().start_epoch(config.train.epochs)
@@ -65,12 +65,12 @@ def check(experiment: str, precision: str) -> dict:
         for name, part in parts.items():
             copies = report["copies"][name] = []
             try:
-                with RecordCopies(copies):
+                with RecordOperations(copies, repeat_bias):
                     part()
             except Exception as error:
                 report["errors"][name] = f"{type(error).__name__}: {error}\n{traceback.format_exc(limit=-4)}"
         report["optimizer"] = optimizer_devices(step)
-    return report
+    return report | {"repeat_bias": sorted(repeat_bias)}
 
 
 @contextlib.contextmanager
@@ -115,15 +115,20 @@ class _CudnnLSTM(torch.autograd.Function):
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors)
 
 
-class RecordCopies(TorchDispatchMode):
-    """Notes each operation whose result is on another device than its arguments, and the functions that led to it."""
+class RecordOperations(TorchDispatchMode):
+    """Notes each operation whose result is on another device than its arguments, and the functions that led to it.
 
-    def __init__(self, copies: list[str]):
+    Also the dtype of the bias with which an LSTM repeats one step: autocast on CUDA, unlike a CPU's, would round it.
+    """
+
+    def __init__(self, copies: list[str], repeat_bias: set[str]):
         super().__init__()
-        self.copies = copies
+        self.copies, self.repeat_bias = copies, repeat_bias
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        if func == torch.ops.aten.addmv.default:
+            self.repeat_bias.add(str(out.dtype).removeprefix("torch."))
         before, after = (
             {t.device.type for t in tree_leaves(x) if isinstance(t, Tensor)} for x in ([args, kwargs], out)
         )
