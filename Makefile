@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help setup run test lint report notebook wheel
+.PHONY: help setup run test test-gpu lint report notebook wheel
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(VENV)/ready ## .venv with all dependencies and this project
 
@@ -18,6 +18,9 @@ run: $(VENV)/ready ## the linear baseline and the eight experiments, then a tabl
 
 test: $(VENV)/ready ## the tests, in two processes: no network, under five minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+test-gpu: $(VENV)/ready ## on a machine with a GPU: the tests marked cuda, speed.py and 100 steps of each experiment, to gpu.json
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(VENV)/ready ## ruff: lint and format, the notebook too
 	$(BIN)/ruff check .

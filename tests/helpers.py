@@ -1,9 +1,12 @@
 """Helpers of several test files: comparisons that name the tensor, small reviews and experiments, run folders."""
 
+import importlib.util
 import json
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -236,3 +239,19 @@ def warnings_of(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
     return [
         record.getMessage() for record in caplog.records if (record.levelno, record.name) == (logging.WARNING, logger)
     ]
+
+
+# ---------------------------------------------------------------- benchmarks
+
+
+def load_benchmark(name: str) -> ModuleType:
+    """The module benchmarks/NAME.py, which is a script and in no package."""
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    # Where pickle, and dataclasses, look for it.
+    sys.modules[spec.name] = module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        spec.loader.exec_module(module)
+    return module

@@ -1,14 +1,11 @@
 """benchmarks/memory.py: the bytes that it counts, on models small enough to count by hand."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from config import Config, DataConfig, TrainConfig
+from helpers import load_benchmark
 from models import ReviewClassifier
 
 
@@ -19,14 +16,7 @@ def settings(num_reviews: int, num_tokens: int, precision: str = "fp32") -> Conf
 
 @pytest.fixture(scope="module")
 def memory():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "memory.py"
-    spec = importlib.util.spec_from_file_location("memory_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(path.parent)
-        spec.loader.exec_module(module)
-    return module
+    return load_benchmark("memory")
 
 
 class Mean(nn.Module):
