@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pandas as pd
 import torch
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from config import PACKAGED, DataConfig, InputError, RunError
+from sources import hub
 from sources.files import LABELS, Columns, file_kind, folder_files, read_reviews
 
 log = logging.getLogger(__name__)
@@ -269,25 +269,30 @@ def read_yelp(revision: str | None) -> dict[str, Dataset]:
     Raises:
         InputError: the hub can't be reached and the data set is not in its cache.
     """
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        # A quick look first: the loader itself asks an unreachable hub again and again.
-        huggingface_hub.HfApi().dataset_info(YELP, revision=revision, timeout=10)
-    except Exception:  # which one depends on the HTTP library of the hub's client
-        datasets.config.HF_HUB_OFFLINE = True
-    try:
-        hub = datasets.load_dataset(YELP, revision=revision)
-    except Exception as error:
-        raise InputError(
-            f"data.source=yelp: {YELP} could not be reached on the hub ({type(error).__name__}); its cache would be "
-            f"{datasets.config.HF_DATASETS_CACHE}; without a network use data.source=imdb or data.source=files"
-        ) from None
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
+    splits = hub.load(
+        YELP,
+        "data.source=yelp",
+        lambda offline: _load_dataset(YELP, revision, offline),
+        "data.source=imdb and data.source=files need no network",
+        kind="dataset",
+        revision=revision,
+    )
     return {
-        name: make_dataset(zip(range(1, len(hub[name]) + 1), hub[name]["text"], hub[name]["label"], strict=True), YELP)
+        name: make_dataset(
+            zip(range(1, len(splits[name]) + 1), splits[name]["text"], splits[name]["label"], strict=True), YELP
+        )
         for name in ("train", "test")
     }
+
+
+def _load_dataset(name: str, revision: str | None, offline: bool) -> DatasetDict:
+    """A data set of the hub, or of its cache."""
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline or before
+    try:
+        return datasets.load_dataset(name, revision=revision)
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def make_dataset(reviews: Iterable[tuple[int, str, int]], origin: str) -> Dataset:
@@ -402,13 +407,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: it is available neither locally nor on the hub.
     """
-    try:
-        return AutoTokenizer.from_pretrained(packaged_encoder() if name == PACKAGED else name)
-    except Exception as error:  # the tokenizers library raises bare exceptions for a damaged file
-        raise InputError(
-            f"data.tokenizer={name!r} could not be loaded ({' '.join(str(error).split())[:200]}); "
-            f"{PACKAGED!r} works without a network"
-        ) from None
+    source = str(packaged_encoder()) if name == PACKAGED else name
+    return hub.load(
+        source,
+        "data.tokenizer",
+        lambda offline: AutoTokenizer.from_pretrained(source, local_files_only=offline),
+        f"{PACKAGED!r} works without a network",
+    )
 
 
 def packaged_encoder() -> Path:

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from config import MINILM, InputError, ModelConfig, config_from_dict, read_json
 from data import packaged_encoder
 from lstm import EncoderDecoder
+from sources import hub
 from transformer_solution import MultiHeadedAttention, Transformer
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
@@ -340,10 +341,14 @@ def _build_from_scratch(config: ModelConfig, vocabulary_size: int, max_length: i
 
 def _load_encoder(config: ModelConfig) -> BertModel:
     """The pretrained encoder, from the package or the hub, with its dropout set."""
-    source = packaged_encoder() if config.pretrained == MINILM else config.pretrained
-    try:
+    source = str(packaged_encoder()) if config.pretrained == MINILM else config.pretrained
+
+    def load(offline: bool) -> BertModel:
         settings = AutoConfig.from_pretrained(
-            source, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout
+            source,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            local_files_only=offline,
         )
         if not isinstance(settings, BertConfig):
             raise InputError(
@@ -351,15 +356,15 @@ def _load_encoder(config: ModelConfig) -> BertModel:
             )
         with _quiet_loading():
             return AutoModel.from_pretrained(
-                source, config=settings, add_pooling_layer=False, use_safetensors=True, dtype=torch.float32
+                source,
+                config=settings,
+                add_pooling_layer=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                local_files_only=offline,
             )
-    except InputError:
-        raise
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"model.pretrained={config.pretrained!r} could not be loaded ({_one_line(error)}); {MINILM!r} works "
-            "without a network"
-        ) from None
+
+    return hub.load(source, "model.pretrained", load, f"{MINILM!r} works without a network")
 
 
 def _check_fit(encoder: BertConfig, config: ModelConfig, vocabulary_size: int, max_length: int) -> None:
