@@ -30,7 +30,7 @@ report: $(VENV)/ready ## figures, tables and report/report.pdf from the committe
 	$(BIN)/python -m analysis.report logs/reference --written report
 
 notebook: $(VENV)/ready ## executes main.ipynb on seconds' worth of data; its output is not kept
-	REVIEWS_PROFILE=tiny $(BIN)/python -m jupyter nbconvert --to notebook --execute main.ipynb \
+	REVIEWS_PROFILE=tiny REVIEWS_TRAIN=1 $(BIN)/python -m jupyter nbconvert --to notebook --execute main.ipynb \
 		--output-dir $${TMPDIR:-/tmp} --output executed.ipynb
 
 wheel: $(VENV)/ready ## builds the wheel, installs it into a fresh environment and imports it there

@@ -43,6 +43,9 @@ from training.run_folder import PREDICTIONS, STATE_FILES, Record, write_predicti
 
 log = logging.getLogger(__name__)
 
+# Steps after which a run says how long it will take.
+PACE_STEPS = 100
+
 
 class Trainer:
     """Trains a model, evaluating and saving as it goes; the best model by validation is kept in the run's folder.
@@ -67,6 +70,7 @@ class Trainer:
         no_bar = None if distributed.is_main_process() else True
         self.progress = tqdm(total=num_steps, unit="step", disable=no_bar, leave=False)
         self.ticked = self.saved = now(device)
+        self.pace_from = 0, self.ticked
 
     def fit(self, resume_from: Path | None = None, seconds_spent: float = 0.0) -> Record:
         """Train to the end.
@@ -83,6 +87,7 @@ class Trainer:
         self.record.train_seconds += seconds_spent
         if resume_from is not None:
             self.load(resume_from)
+        self.pace_from = self.record.step, now(self.device)
         with stop_requests() as stop, self.progress:
             while self.record.epoch <= self.config.train.epochs:
                 self.train_epoch(stop)
@@ -101,6 +106,7 @@ class Trainer:
         self.model.train()
         for indices, batch in self.shares(self.batches(record.epoch)[record.epoch_step :]):
             self.train_step(indices, batch)
+            self._report_pace()
             at_end = record.epoch_step == self.epoch_steps
             if record.step % self.config.train.eval_steps == 0 or at_end:
                 self.validate()
@@ -143,6 +149,15 @@ class Trainer:
             self.check_finite()
         self.memory.sample()
         self.progress.update()
+
+    def _report_pace(self) -> None:
+        """Once, how long the rest takes at the pace of the first steps of this process, evaluations included."""
+        first_step, started = self.pace_from
+        num_left = self.progress.total - self.record.step
+        if self.record.step - first_step == PACE_STEPS and num_left:
+            seconds = (now(self.device) - started) / PACE_STEPS
+            minutes = max(1, round(num_left * seconds / 60))
+            log.info("  step %4d  %.2f s a step, about %d min to go", self.record.step, seconds, minutes)
 
     def _step_within_memory(self, indices: np.ndarray, batch: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """A `TrainingStep`; when memory runs out, in halves where the settings allow that."""
