@@ -29,9 +29,8 @@ lint: $(VENV)/ready ## ruff: lint and format, the notebook too
 report: $(VENV)/ready ## figures, tables and report/report.pdf from the committed logs
 	$(BIN)/python -m analysis.report logs/reference --written report
 
-notebook: $(VENV)/ready ## executes main.ipynb on seconds' worth of data; its output is not kept
-	REVIEWS_PROFILE=tiny REVIEWS_TRAIN=1 $(BIN)/python -m jupyter nbconvert --to notebook --execute main.ipynb \
-		--output-dir $${TMPDIR:-/tmp} --output executed.ipynb
+notebook: $(VENV)/ready ## main.ipynb as on Colab, interrupted and resumed, on seconds' worth of data; its output is not kept
+	$(BIN)/python tests/notebook_session.py
 
 wheel: $(VENV)/ready ## builds the wheel, installs it into a fresh environment and imports it there
 	.ci/wheel $(BIN)/python
