@@ -2,9 +2,9 @@
 
     python tests/notebook_session.py
 
-A fresh kernel executes the notebook on seconds' worth of data: interrupted while it trains; then from top to bottom, where
-it resumes; then once more up to the training, where all runs are kept. `google.colab` is a stub, the repository a clone
-of the last commit. What is not as it should be raises.
+A fresh kernel executes the notebook on seconds' worth of data: interrupted while it trains; then from top to bottom,
+where it resumes; then once more up to the training, where all runs are kept. `google.colab` is a stub, the repository a
+clone of the last commit. What is not as it should be raises.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the notebook's first cell does: packages, Drive, which runs to show. The whole notebook runs in `make notebook`."""
+"""What the notebook's first cell does: packages, Drive, which runs to show. `make notebook` runs all of it."""
 
 import importlib.util
 import sys
