@@ -97,7 +97,7 @@ def choose_runs(profile: str, train: bool | str, own: Path, device: str) -> Sess
         why = f"there are no runs of the profile {profile} to read, neither in {own} nor among the committed ones"
         hint = "choose a GPU" if profile == "yelp" else "the profiles quick and tiny take minutes on a CPU"
         raise FileNotFoundError(f"{why}: set TRAIN = True in the first cell ({hint}), or PROFILE = 'imdb'")
-    return Session(profile, False, committed, f"committed runs in {committed}, without their models", device)
+    return Session(profile, False, committed, f"committed runs in {committed}", device)
 
 
 def committed_runs(profile: str) -> Path:
