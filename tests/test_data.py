@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,13 +37,14 @@ from data import (
     hold_out,
     is_disk_full,
     load_reviews,
+    load_splits,
     load_tokenizer,
     packaged_encoder,
     pad,
     read_file,
     read_imdb,
-    read_source,
     training_batches,
+    write_source,
     write_text,
 )
 from helpers import assert_same_tensors, write_file
@@ -52,6 +54,14 @@ from sources.files import Columns
 def contents(reviews: Dataset) -> list[tuple[str, int, int]]:
     """Text, label and row of each review."""
     return list(zip(reviews["text"], reviews["label"], reviews["row"], strict=True))
+
+
+def read_splits(config: DataConfig) -> dict[str, Dataset]:
+    """The splits of a source, in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_source(config, Path(folder), lambda texts: [[len(text)] for text in texts])
+        splits = {name: reviews.dataset for name, reviews in load_splits(Path(folder)).items()}
+        return {name: Dataset.from_dict(split[:], features=split.features) for name, split in splits.items()}
 
 
 def rows_of(reviews: Dataset) -> set[int]:
@@ -140,7 +150,7 @@ def test_columns_and_labels_of_the_settings_are_used(tmp_path):
     path = write_file(tmp_path, "reviews.csv", "stars,body,text\n" + rows)
     labels = {"1": 0, "2": 0, "3": None, "4": 1, "5": 1}
     config = DataConfig("files", str(path), text_column="body", label_column="stars", labels=labels)
-    reviews = [review for split in read_source(config).values() for review in contents(split)]
+    reviews = [review for split in read_splits(config).values() for review in contents(split)]
     assert sorted(row for _, _, row in reviews) == [i for i in range(100) if i % 5 != 2]
     assert {(text, label) for text, label, _ in reviews} == {(f"text {i}", i % 5 > 2) for i in range(100) if i % 5 != 2}
 
@@ -187,7 +197,7 @@ def hub(monkeypatch) -> list:
 def test_yelp_without_network_names_hub_cache_and_alternatives(unreachable, tmp_path):
     offline = datasets.config.HF_HUB_OFFLINE
     with pytest.raises(InputError) as caught:
-        read_source(DataConfig(source="yelp"))
+        read_splits(DataConfig(source="yelp"))
     message = str(caught.value)
     assert "\n" not in message
     for part in ("data.source=yelp", "fancyzhx/yelp_polarity", str(tmp_path), "data.source=imdb"):
@@ -203,7 +213,7 @@ def test_yelp_without_network_is_read_from_the_hub_cache(hub, monkeypatch):
 
     offline = datasets.config.HF_HUB_OFFLINE
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
-    splits = read_source(DataConfig(source="yelp", validation_first=2))
+    splits = read_splits(DataConfig(source="yelp", validation_first=2))
     assert len(splits["train"]) == 20
     assert [call[2] for call in hub] == [True]
     assert datasets.config.HF_HUB_OFFLINE is offline
@@ -217,11 +227,11 @@ def test_hub_failure_is_an_input_error(hub, monkeypatch):
     with pytest.raises(
         InputError, match=r"data\.source=yelp='fancyzhx/yelp_polarity' could not be loaded \(An error occurred"
     ):
-        read_source(DataConfig(source="yelp"))
+        read_splits(DataConfig(source="yelp"))
 
 
 def test_yelp_validates_on_the_first_test_reviews_and_tests_on_all(hub):
-    splits = read_source(DataConfig(source="yelp", validation_first=4, revision="abc"))
+    splits = read_splits(DataConfig(source="yelp", validation_first=4, revision="abc"))
     assert [call[:2] for call in hub] == [("fancyzhx/yelp_polarity", "abc")]
     assert contents(splits["train"]) == [(f"train {i}\nmore", i % 2, i) for i in range(20)]
     assert contents(splits["test"]) == [(f"test {i} good", label, i) for i, label in enumerate(HUB["test"]["label"])]
@@ -230,12 +240,12 @@ def test_yelp_validates_on_the_first_test_reviews_and_tests_on_all(hub):
 
 
 def test_validation_first_is_capped_at_the_test_split(hub):
-    splits = read_source(DataConfig(source="yelp", validation_first=1000))
+    splits = read_splits(DataConfig(source="yelp", validation_first=1000))
     assert contents(splits["validation"]) == contents(splits["test"])
 
 
 def test_yelp_validation_is_held_out_of_training_by_default(hub):
-    splits = read_source(DataConfig(source="yelp", validation_fraction=0.2))
+    splits = read_splits(DataConfig(source="yelp", validation_fraction=0.2))
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [16, 4, 6]
     assert rows_of(splits["train"]) | rows_of(splits["validation"]) == set(range(20))
     assert sum(splits["validation"]["label"]) == 2
@@ -246,16 +256,17 @@ def test_yelp_validation_is_held_out_of_training_by_default(hub):
 
 @pytest.fixture(scope="module")
 def imdb() -> Dataset:
-    return read_imdb()
+    return data.make_dataset(read_imdb(), "IMDB")
 
 
 @pytest.fixture(scope="module")
 def imdb_splits(imdb) -> dict[str, DatasetDict]:
     """The splits of the default seed twice, and of another; the CSV file is read only once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "read_imdb", lambda: imdb)
+        rows = list(read_imdb())
+        patch.setattr(data, "read_imdb", lambda: iter(rows))
         seeds = {"first": 0, "again": 0, "other": 1}
-        return {name: read_source(DataConfig(split_seed=seed)) for name, seed in seeds.items()}
+        return {name: read_splits(DataConfig(split_seed=seed)) for name, seed in seeds.items()}
 
 
 def test_imdb_reviews_are_clean_and_balanced(imdb):
@@ -364,7 +375,7 @@ def test_duplicate_texts_are_dropped_before_a_split(tmp_path):
     reviews = [(f"{word} {i % 15}", label) for i in range(30) for label, word in enumerate(("bad", "good"))]
     write_yelp(tmp_path / "reviews.csv", reviews)
     config = DataConfig(source="files", train=str(tmp_path / "reviews.csv"), test_fraction=0.2)
-    splits = read_source(config)
+    splits = read_splits(config)
     texts = [text for split in splits.values() for text in split["text"]]
     assert sorted(texts) == sorted({text for text, _ in reviews})
     # The first of each is kept: the second half of the file holds only duplicates.
@@ -376,7 +387,7 @@ def test_separate_split_files_are_used_unchanged(tmp_path):
     for name, size in (("train", 3), ("validation", 2), ("test", 4)):
         paths[name] = str(tmp_path / f"{name}.csv")
         write_yelp(Path(paths[name]), [("same", 0), ("same", 1)] * size)
-    splits = read_source(DataConfig(source="files", **paths))
+    splits = read_splits(DataConfig(source="files", **paths))
     assert {name: contents(split) for name, split in splits.items()} == {
         name: [("same", i % 2, i) for i in range(2 * size)]
         for name, size in (("train", 3), ("validation", 2), ("test", 4))
@@ -386,7 +397,7 @@ def test_separate_split_files_are_used_unchanged(tmp_path):
 def test_validation_first_works_on_a_held_out_test_split(tmp_path):
     rows = "".join(f"text {i},{i % 2}\n" for i in range(100))
     path = write_file(tmp_path, "reviews.csv", "text,label\n" + rows)
-    splits = read_source(DataConfig(source="files", train=str(path), test_fraction=0.2, validation_first=8))
+    splits = read_splits(DataConfig(source="files", train=str(path), test_fraction=0.2, validation_first=8))
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [80, 8, 20]
     assert list(splits["validation"]["text"]) == list(splits["test"]["text"])[:8]
 
@@ -449,10 +460,10 @@ def test_tokens_equal_the_tokenizer_on_each_text_alone(files):
 def test_second_load_reads_the_cache(files, monkeypatch):
     first = load_reviews(files)
 
-    def read_again(config):
+    def read_again(*arguments):
         raise AssertionError("the source was read again")
 
-    monkeypatch.setattr(data, "read_source", read_again)
+    monkeypatch.setattr(data, "write_source", read_again)
     second = load_reviews(files)
     assert second.fingerprint == first.fingerprint
     for name in ("train", "validation", "test"):
@@ -558,33 +569,28 @@ def test_missing_folder_of_a_tokenizer_is_refused(files, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def fail_to_tokenize(*arguments):
-    raise RuntimeError("no more memory")
+def fail_half_way(error: Exception):
+    """A `write_reviews` that fails after it has written something."""
 
+    def write_reviews(path, *arguments):
+        path.write_text("half")
+        raise error
 
-def fail_to_save(number: int):
-    """A `save_to_disk` that fails with this errno half-way."""
-
-    def save_to_disk(self, folder):
-        Path(folder).mkdir()
-        write_file(Path(folder), "half.arrow", "half")
-        raise OSError(number, "no more bytes")
-
-    return save_to_disk
+    return write_reviews
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "failure", "error", "message"),
+    ("failure", "error", "message"),
     [
-        (data, "tokenize", fail_to_tokenize, RuntimeError, "no more memory"),
-        (DatasetDict, "save_to_disk", fail_to_save(errno.EIO), OSError, "no more bytes"),
-        (DatasetDict, "save_to_disk", fail_to_save(errno.ENOSPC), RunError, "no space left on the disk"),
+        (RuntimeError("no more memory"), RuntimeError, "no more memory"),
+        (OSError(errno.EIO, "no more bytes"), OSError, "no more bytes"),
+        (OSError(errno.ENOSPC, "no more bytes"), RunError, "no space left on the disk"),
     ],
-    ids=["tokenizing", "saving", "disk full"],
+    ids=["tokenizing", "writing", "disk full"],
 )
-def test_failed_build_leaves_an_empty_cache(files, monkeypatch, owner, name, failure, error, message):
+def test_failed_build_leaves_an_empty_cache(files, monkeypatch, failure, error, message):
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, failure)
+        patch.setattr(data, "write_reviews", fail_half_way(failure))
         with pytest.raises(error, match=message):
             load_reviews(files)
     # Half-written files of Yelp Polarity would be hundreds of megabytes an attempt.
@@ -593,21 +599,23 @@ def test_failed_build_leaves_an_empty_cache(files, monkeypatch, owner, name, fai
 
 
 def damage(folder: Path, how: str) -> None:
-    (arrow,) = (folder / "test").glob("*.arrow")
-    if how == "no split":
-        shutil.rmtree(folder / "validation")
+    reviews, splits = folder / "train.arrow", folder / "splits.npz"
+    if how == "no reviews":
+        reviews.unlink()
     elif how == "truncated":
-        arrow.write_bytes(arrow.read_bytes()[:900])
-    elif how == "not JSON":
-        (folder / "train" / "state.json").write_text("{")
-    elif how == "other JSON":
-        (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
+        reviews.write_bytes(reviews.read_bytes()[:-1000])
+    elif how == "no rows":
+        splits.write_bytes(splits.read_bytes()[:100])
+    elif how == "no split":
+        np.savez(splits, **{"train of train": np.arange(3)})
+    elif how == "other rows":
+        np.savez(splits, **{f"{name} of train": np.array([60]) for name in ("train", "validation", "test")})
     else:
         shutil.rmtree(folder)
         folder.mkdir()
 
 
-@pytest.mark.parametrize("how", ["no split", "truncated", "not JSON", "other JSON", "empty"])
+@pytest.mark.parametrize("how", ["no reviews", "truncated", "no rows", "no split", "other rows", "empty"])
 def test_damaged_cache_is_made_again_with_a_warning(files, caplog, how):
     first = load_reviews(files)
     expected = tokens(first.test)
@@ -631,20 +639,20 @@ def test_cache_that_may_not_be_read_is_no_damaged_one(files, monkeypatch):
     def refuse(folder):
         raise PermissionError(errno.EACCES, "denied", folder)
 
-    monkeypatch.setattr(DatasetDict, "load_from_disk", refuse)
+    monkeypatch.setattr(Dataset, "from_file", refuse)
     with pytest.raises(PermissionError, match="denied"):
         load_reviews(files)
 
 
 def test_concurrent_builds_end_in_one_cache_folder(files, monkeypatch):
-    tokenize = data.tokenize
+    write_reviews = data.write_reviews
 
     def overtaken(*arguments):
-        monkeypatch.setattr(data, "tokenize", tokenize)
+        monkeypatch.setattr(data, "write_reviews", write_reviews)
         load_reviews(files)
-        return tokenize(*arguments)
+        return write_reviews(*arguments)
 
-    monkeypatch.setattr(data, "tokenize", overtaken)
+    monkeypatch.setattr(data, "write_reviews", overtaken)
     reviews = load_reviews(files)
     assert len(reviews.train) == 30
     assert cached(files) == [reviews.fingerprint]

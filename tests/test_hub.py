@@ -34,16 +34,16 @@ HUB_SETTINGS = [
 LOAD_ALL = """
 import sys
 import datasets
-from config import DataConfig, InputError, ModelConfig
-from data import load_tokenizer, read_source
+from config import InputError, ModelConfig
+from data import load_tokenizer, read_yelp
 from models import build_model
 
 datasets.disable_progress_bars()
 for load in (
     lambda: load_tokenizer(sys.argv[1]),
     lambda: build_model(ModelConfig(backbone="bert", pretrained=sys.argv[1]), 10, 10),
-    lambda: read_source(DataConfig(source="yelp")),
-    lambda: read_source(DataConfig(source="yelp", revision="v9")),
+    lambda: read_yelp(None),
+    lambda: read_yelp("v9"),
 ):
     try:
         load()

@@ -38,7 +38,7 @@ class FrozenFeatures(TokenizedReviews):
     def __init__(
         self, reviews: TokenizedReviews, backbone: BertBackbone, folder: Path, precision: str, batch_size: int
     ):
-        super().__init__(reviews.dataset)
+        super().__init__(reviews.source, reviews.chosen)
         self.ends = np.cumsum(self.lengths, dtype=np.int64)
         self.path = folder / f"{_features_key(reviews, backbone, precision)}.frozen"
         self.shape = (int(self.ends[-1]), backbone.output_size)
@@ -73,7 +73,7 @@ class FrozenFeatures(TokenizedReviews):
             _reserve(path, self.num_bytes)
             features = self.open(path, writable=True)
             batches = evaluation_batches(self.lengths, batch_size)
-            uncached = batch_loader(TokenizedReviews(self.dataset), batches, device)
+            uncached = batch_loader(TokenizedReviews(self.source, self.chosen), batches, device)
             for indices, batch in zip(batches, uncached, strict=True):
                 states = backbone.frozen_states(batch["input_ids"], batch["attention_mask"])
                 tokens = states[batch["attention_mask"] != 0].to(self.dtype).cpu()
@@ -104,8 +104,8 @@ def _features_key(reviews: TokenizedReviews, backbone: BertBackbone, precision: 
     device = next(backbone.parameters()).device.type
     computed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
     digest = hashlib.sha256(json.dumps([precision, computed, backbone.num_frozen_layers]).encode())
-    table = reviews.arrow[:]["input_ids"].combine_chunks()
-    digest.update(table.offsets.to_numpy().tobytes() + table.values.to_numpy().tobytes())
+    ids = reviews.ids()
+    digest.update(ids.offsets.to_numpy().tobytes() + ids.values.to_numpy().tobytes())
     frozen = [backbone.model.embeddings, *backbone.model.encoder.layer[: backbone.num_frozen_layers]]
     for module in frozen:
         for tensor in module.state_dict().values():

@@ -422,6 +422,10 @@ class TrainingStep:
     def undo(self) -> None:
         """After a step that failed for want of memory: forget its gradients, so that it can be made again."""
         self.optimizer.zero_grad(set_to_none=True)
+        # The optimiser takes a parameter that has a count of steps for one that has both moments.
+        for parameter, moments in list(self.optimizer.state.items()):
+            if "exp_avg_sq" not in moments:
+                del self.optimizer.state[parameter]
         # A scaler unscales once a step, and begins the next one in `update`, which also moves the scale.
         state, self.scaler = self.scaler.state_dict(), self._gradient_scaler()
         self.scaler.load_state_dict(state)

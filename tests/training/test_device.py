@@ -25,6 +25,16 @@ def test_missing_cuda_device_is_refused(monkeypatch):
         pick_device("cuda")
 
 
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_fp16_without_cuda_is_refused(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = f"train.precision=fp16 needs CUDA, and device={name} found none; use fp32 or bf16"
+    with pytest.raises(InputError, match=message):
+        pick_device(name, "fp16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto", "fp16") == torch.device("cuda")
+
+
 def test_device_name_counts_the_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert device_name(CPU).endswith(", 1 thread")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from config import InputError
 from data import load_reviews
 from helpers import read_metrics, write_config
 from models import build_model
@@ -86,6 +87,34 @@ def token_ids(batch: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
     """The ids of each review without its padding."""
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     return [tuple(ids[mask == 1].tolist()) for ids, mask in rows]
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "backend", "gpu"), [("cpu", "5", "gloo", None), ("cuda", "1", "cpu:gloo,cuda:nccl", 1)]
+)
+def test_process_takes_a_gpu_only_to_compute_there(launched, device, local_rank, backend, gpu):
+    launched.setenv("LOCAL_RANK", local_rank)
+    calls = []
+    launched.setattr(torch.cuda, "set_device", lambda number: calls.append(number))
+    launched.setattr(torch.distributed, "init_process_group", lambda name: calls.append(name))
+    launched.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with distributed.process_group(torch.device(device)):
+        assert calls == ([backend] if gpu is None else [gpu, backend])
+
+
+def test_more_processes_than_gpus_are_refused(launched):
+    launched.setenv("LOCAL_RANK", "2")
+    message = "process 2 of this machine has no GPU: torch sees 2; start at most 2 processes a machine, or give device="
+    with pytest.raises(InputError, match=message), distributed.process_group(torch.device("cuda")):
+        pass
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """The environment of one of several processes on a machine with two GPUs."""
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    return monkeypatch
 
 
 def test_single_process_is_a_world_of_its_own():

@@ -42,7 +42,7 @@ def test_logits_are_in_the_order_of_the_reviews(model_and_reviews, batch_size):
     model, reviews = model_and_reviews
     expected = model(**reviews[np.arange(len(reviews))]).logits.detach().double()
     assert_close(predict_logits(model, reviews, batch_size, CPU), expected, 1e-5, "logits of a split")
-    texts = TokenizedTexts(reviews.arrow[:]["input_ids"].to_pylist())
+    texts = TokenizedTexts(reviews.ids().to_pylist())
     assert_close(predict_logits(model, texts, batch_size, CPU), expected, 1e-5, "logits of texts")
 
 

@@ -1,5 +1,6 @@
 """The trainer: batches, logged losses, optimiser, non-finite steps, memory, and when it saves."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -245,6 +246,8 @@ def test_micro_batches_give_the_losses_of_the_whole_batch(make_config):
 OUT_OF_MEMORY = {
     "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cudnn": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     "python": MemoryError(),
 }
 
@@ -268,6 +271,44 @@ def test_out_of_memory_halves_the_micro_batch_if_asked(make_config, patch_step, 
     assert [line["micro_batch_size"] for line in read_metrics(config.run_dir)] == [2, 2]
     with pytest.raises(RunError, match=r"no memory for step 1 .*train.batch_size.*train.micro_batch_size=4"):
         run(make_config("2_lstm_dropout", "train.epochs=1", "overwrite=true"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("parts", [None, 2])
+def test_step_can_be_repeated_after_the_optimizer_ran_out_of_memory(make_config, monkeypatch, precision, parts):
+    """Also when that left a parameter with a count of steps and without moments, and gradients already unscaled."""
+    weights, num_steps = [], []
+    for fails in (False, True):
+        torch.manual_seed(0)
+        config = make_config("5_transformer_prenorm", "model.dropout=0")
+        model = build_model(config.model, 30522, 24)
+        step = TrainingStep(model, replace(config.train, precision=precision), 10, CPU)
+        batch = load_reviews(config.data).train[np.arange(6)]
+        if fails:
+            monkeypatch.setattr(torch, "zeros_like", fail_at(7, torch.zeros_like))
+            with pytest.raises(torch.OutOfMemoryError):
+                step(batch, micro_batch_size=parts)
+            monkeypatch.undo()
+            step.undo()
+        for _ in range(2):
+            step(batch, micro_batch_size=parts)
+        weights.append(model.state_dict())
+        num_steps.append(step.guard.num_steps)
+        assert step.scaler.get_scale() == (1 if precision == "fp32" else 2**16)
+    assert_same_tensors(*weights)
+    assert num_steps == [2, 2]
+
+
+def fail_at(call: int, function):
+    """The function; its call of that number, from 1, finds no memory."""
+    numbers = itertools.count(1)
+
+    def fail(*arguments, **settings):
+        if next(numbers) == call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return function(*arguments, **settings)
+
+    return fail
 
 
 def test_other_errors_do_not_count_as_out_of_memory(make_config, patch_step):
