@@ -1,6 +1,6 @@
 """Train and evaluate experiments: data -> model -> optimiser -> fit -> evaluate, logged in a run folder.
 
-    python train.py configs/4_lstm_attention.yaml [more.yaml ...] [key=value ...]
+    python train.py configs/4_lstm_attention.yaml [more.yaml ...] [key=value ...] [jobs=N]
 
 A run folder holds `config.yaml` (resolved settings), `metrics.jsonl` (a line an evaluation), `best/` (the model that is
 kept), `validation_predictions.csv` and `test_predictions.csv` of that model, `summary.json`, and in `checkpoints/` the
@@ -40,6 +40,7 @@ from training.command import check_folder, run_command
 from training.device import device_name, now, pick_device, prepare
 from training.evaluation import autocast, evaluate
 from training.frozen_features import FrozenFeatures
+from training.jobs import default_jobs, run_at_a_time, stop_with_parent, take_jobs
 from training.run_folder import (
     Record,
     complete_run,
@@ -59,7 +60,7 @@ log = logging.getLogger(__name__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status of `run_command`."""
     parser = argparse.ArgumentParser(
-        description="Train one or more experiments, one after another.",
+        description="Train one or more experiments; several on a CPU one a core at a time, or jobs=N at a time.",
         epilog="settings (given as key=value, or in the YAML file):\n" + describe_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = parser.parse_args(arguments).given
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     overrides = [word for word in words if is_override(word)]
-    return run_command(lambda: run_all([word for word in words if word not in overrides], overrides))
+    files = [word for word in words if word not in overrides]
+    stop_with_parent()
+    return run_command(lambda: run_all(files, *take_jobs(overrides)))
 
 
 def is_override(word: str) -> bool:
@@ -77,8 +80,8 @@ def is_override(word: str) -> bool:
     return bool(equals) and "/" not in key and not os.path.isfile(word)
 
 
-def run_all(files: Sequence[str], overrides: Sequence[str]) -> None:
-    """Train several experiments, one after another; all settings are checked before the first starts."""
+def run_all(files: Sequence[str], overrides: Sequence[str], jobs: int | None = None) -> None:
+    """Train several experiments, `jobs` at a time (None: `default_jobs`); first all settings are checked."""
     if not files:
         raise InputError("no experiment file given; the experiments are configs/1_*.yaml to configs/8_*.yaml")
     configs = [load_config(path, overrides) for path in files]
@@ -92,6 +95,9 @@ def run_all(files: Sequence[str], overrides: Sequence[str]) -> None:
     devices = [pick_device(config.device, config.train.precision) for config in configs]
     for config in configs:
         check_run(config)
+    jobs = min(jobs or default_jobs(len(configs), devices), len(configs))
+    if jobs > 1:
+        return run_at_a_time(files, overrides, configs, jobs)
     # A group for CUDA also serves the CPU.
     with distributed.process_group(max(devices, key=lambda device: device.type)):
         if not distributed.is_main_process():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from models import BertBackbone, LSTMBackbone, ReviewClassifier
+from models import BertBackbone, Dropout, LSTMBackbone, ReviewClassifier
 from transformer_solution import (
     LayerNorm,
     MultiHeadedAttention,
@@ -23,11 +23,15 @@ from transformer_solution import (
 
 
 class ReferenceClassifier(nn.Module):
-    """The logits of a `ReviewClassifier`, with its own weights, by the whole backbone."""
+    """The logits of a `ReviewClassifier`, with its own weights, by the whole backbone and with PyTorch's dropout."""
 
     def __init__(self, model: ReviewClassifier):
         super().__init__()
         self.model = model
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, Dropout):
+                    setattr(module, name, nn.Dropout(child.p).train(child.training))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) padded to the full length -> (B, 2)."""

@@ -1,0 +1,155 @@
+"""Several runs at a time: what they leave, and how they stop."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from config import InputError
+from helpers import read_metrics, small_config, write_config
+from train import main, run
+from training import jobs
+from training.jobs import default_jobs, take_jobs
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+# Lines of metrics.jsonl that no clock decides.
+DECIDED = ("step", "train_loss", "validation_loss", "validation_accuracy")
+PAIR = ("1_lstm", "5_transformer_prenorm")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def make_files(review_files, tmp_path):
+    """`make_files("together", "train.epochs=9")`: experiment files of `PAIR` with run folders under that name."""
+
+    def make(name: str, *overrides: str) -> list[str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        return [str(write_config(small_config(key, review_files, folder / key, *overrides))) for key in PAIR]
+
+    return make
+
+
+def start(*words: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_jobs_is_taken_from_the_settings():
+    assert take_jobs(["seed=1", "jobs=3", "train.epochs=2"]) == (["seed=1", "train.epochs=2"], 3)
+    assert take_jobs(["seed=1"]) == (["seed=1"], None)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1.5", ""])
+def test_jobs_that_is_no_whole_number_is_refused(number):
+    with pytest.raises(InputError, match=f"^jobs={number}: expected a whole number from 1"):
+        take_jobs([f"jobs={number}"])
+
+
+@pytest.mark.parametrize(
+    ("runs", "device", "cores", "threads", "gibibytes", "expected"),
+    [
+        (8, CPU, 2, None, 24, 2),
+        (1, CPU, 2, None, 24, 1),
+        (8, CUDA, 2, None, 24, 1),
+        (8, CPU, 16, "4", 64, 4),
+        (8, CPU, 2, "4", 24, 1),
+        (8, CPU, 16, None, 12, 2),
+        (8, CPU, 16, None, 1, 1),
+    ],
+)
+def test_default_number_at_a_time(monkeypatch, runs, device, cores, threads, gibibytes, expected):
+    monkeypatch.setattr(jobs, "_available_cores", lambda: cores)
+    monkeypatch.setattr(jobs.psutil, "virtual_memory", lambda: SimpleNamespace(available=gibibytes * 2**30))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert default_jobs(runs, [device] * runs) == expected
+
+
+def test_one_at_a_time_in_a_group_of_processes(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    assert default_jobs(8, [CPU] * 8) == 1
+
+
+def test_runs_at_a_time_are_those_one_after_another(make_files, review_files, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert main([*make_files("together"), "jobs=2"]) == 0
+    lines = [record.getMessage() for record in caplog.records]
+    for experiment in PAIR:
+        alone = small_config(experiment, review_files, tmp_path / "alone" / experiment)
+        summary = run(alone)
+        together = read_metrics(tmp_path / "together" / experiment)
+        for ours, theirs in zip(together, read_metrics(alone.run_dir), strict=True):
+            # This process may have more threads, whose sums round differently.
+            assert [ours[key] for key in DECIDED] == pytest.approx([theirs[key] for key in DECIDED], abs=1e-5)
+        said = [line for line in lines if line.startswith(experiment[0])]
+        assert any("best validation accuracy" in line for line in said)
+        # The table's row comes last.
+        assert f"{100 * summary['test_accuracy']:.1f}%" in said[-1]
+
+
+def test_error_ends_its_run_alone(make_files, tmp_path, caplog, capsys):
+    caplog.set_level("INFO")
+    first, second = make_files("runs")
+    text = Path(second).read_text()
+    Path(second).write_text(text.replace("learning_rate: 0.001", "learning_rate: 1.0e+30"))
+    assert main([first, second, "jobs=2"]) == 1
+    assert "error: 1 of 2 runs ended with an error, printed above: 5\n" in capsys.readouterr().err
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("5") and "non-finite (NaN/Inf)" in line for line in lines)
+    assert (tmp_path / "runs" / PAIR[0] / "summary.json").is_file()
+    assert lines[-1].startswith("5")
+    assert lines[-1].endswith("not complete")
+
+
+def test_stopped_batch_saves_every_state_and_resumes(make_files, tmp_path):
+    words = [*make_files("runs", "train.epochs=30"), "jobs=2"]
+    folders = [tmp_path / "runs" / key for key in PAIR]
+    process = start(*words)
+    wait_for(lambda: all((folder / "metrics.jsonl").is_file() for folder in folders))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not any((folder / "summary.json").exists() for folder in folders)
+    assert output.count("stopped after step") == 2
+    assert main(words) == 0
+    assert all((folder / "summary.json").is_file() for folder in folders)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_killed_batch_leaves_no_process_and_a_state(make_files, tmp_path):
+    process = start(*make_files("runs", "train.epochs=500"), "jobs=2")
+    folders = [tmp_path / "runs" / key for key in PAIR]
+    wait_for(lambda: all((folder / "metrics.jsonl").is_file() for folder in folders))
+    children = [child.pid for child in psutil.Process(process.pid).children()]
+    assert len(children) == 2
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: not any(_runs(pid) for pid in children))
+    assert all(list((folder / "checkpoints").iterdir()) for folder in folders)
+
+
+def _runs(pid: int) -> bool:
+    """A process that has ended, and that nobody has asked about, still has its number."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
