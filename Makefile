@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help setup run test test-gpu lint report notebook wheel
+.PHONY: help setup run sweep test test-gpu lint report notebook wheel
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ run: $(VENV)/ready ## the linear baseline and the eight experiments, then a tabl
 	$(BIN)/python -m analysis.linear_baseline profile=$(PROFILE)
 	$(BIN)/python train.py configs/[1-8]_*.yaml profile=$(PROFILE)
 	$(BIN)/python -m analysis.report logs/$(PROFILE)
+
+sweep: $(VENV)/ready ## learning rate and batch size of each experiment, by the same trials; hours, and resumes
+	$(BIN)/python -m analysis.sweep
 
 test: $(VENV)/ready ## the tests, in two processes: no network, under five minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2

@@ -97,7 +97,7 @@ def run_all(files: Sequence[str], overrides: Sequence[str], jobs: int | None = N
         check_run(config)
     jobs = min(jobs or default_jobs(len(configs), devices), len(configs))
     if jobs > 1:
-        return run_at_a_time(files, overrides, configs, jobs)
+        return run_at_a_time([[file, *overrides] for file in files], configs, jobs)
     # A group for CUDA also serves the CPU.
     with distributed.process_group(max(devices, key=lambda device: device.type)):
         if not distributed.is_main_process():

@@ -436,7 +436,10 @@ def _masked_softmax(scores: Tensor, tokens: Tensor | None) -> Tensor:
     if tokens is None:
         return scores.softmax(dim=-1)
     lowest = torch.finfo(scores.dtype).min
-    return scores.masked_fill_(~tokens, lowest).softmax(dim=-1).masked_fill(~tokens, 0.0)
+    weights = scores.masked_fill_(~tokens, lowest).softmax(dim=-1)
+    # To look costs nothing on a CPU; on a GPU the host would wait.
+    can_look = tokens.device.type == "cpu" and not _is_transformed()
+    return weights if can_look and tokens.any(dim=-1).all() else weights.masked_fill(~tokens, 0.0)
 
 
 def _key_mask(mask: Tensor, keys: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from helpers import (
     randomize,
 )
 from lstm import LSTM
-from models import BertBackbone, LSTMBackbone, ReviewClassifier, build_model
+from models import BertBackbone, Dropout, LSTMBackbone, ReviewClassifier, build_model
 from transformer_solution import LayerNorm, MultiHeadedAttention
 
 V, FULL = 29, 19
@@ -390,3 +390,125 @@ def test_dropout_acts_in_trainable_bert_layers_only():
     assert not torch.allclose(model(ids, mask), model(ids, mask))
     assert torch.equal(model.frozen_states(ids, mask), model.frozen_states(ids, mask))
     assert [layer.training for layer in model.model.encoder.layer] == [False, False, True]
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    size = 1_000_003  # no multiple of the four that a number decides over
+    for p in (0.1, 0.3, 0.5, 0.97):
+        outputs = Dropout(p)(torch.ones(size))
+        dropped = outputs == 0
+        # Six standard deviations.
+        assert dropped.double().mean().item() == pytest.approx(p, abs=6 * (p * (1 - p) / size) ** 0.5)
+        assert torch.all((outputs[~dropped] - 1 / (1 - p)).abs() < 1e-4 / (1 - p))
+        # Neighbours and elements of one number are independent: the share of pairs is the square.
+        for distance in (1, 2, 3, 4):
+            both = (dropped[distance:] & dropped[:-distance]).double().mean().item()
+            assert both == pytest.approx(p * p, abs=6 * (p * p * (1 - p * p) / size) ** 0.5 + 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradient_of_dropout_is_its_mask(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(5, 7, 3).to(dtype).requires_grad_()
+    outputs = Dropout(0.25)(x)
+    assert outputs.dtype == dtype
+    assert outputs.shape == x.shape
+    (gradient,) = torch.autograd.grad(outputs.sum(), x)
+    torch.testing.assert_close(gradient * x, outputs)
+    assert gradient.unique().tolist() == pytest.approx([0, 4 / 3], rel=1e-2)
+
+
+def test_dropout_follows_the_generator():
+    x = torch.ones(11, 5)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        results.append((Dropout(0.5)(x), Dropout(0.5)(x)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert not torch.equal(results[0][0], results[0][1])
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 1 - 1e-6, 1.0])
+def test_dropout_at_the_ends_is_pytorchs(p):
+    torch.manual_seed(0)
+    expected = nn.Dropout(p)(torch.ones(50))
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(p)(torch.ones(50)), expected)
+
+
+def test_dropout_changes_nothing_in_evaluation_and_of_nothing():
+    x = torch.randn(3, 4)
+    assert Dropout(0.5).eval()(x) is x
+    assert Dropout(0.5)(torch.ones(0, 4)).shape == (0, 4)
+
+
+def test_dropout_can_be_differentiated_twice():
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    outputs = Dropout(0.5)(x)
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    assert_close(second, 8.0 * (outputs != 0).to(second), 1e-9)
+
+
+@pytest.mark.parametrize("experiment", [*SCRATCH, "8_minilm"])
+def test_built_models_have_the_fast_dropout_in_the_right_mode(experiment):
+    model = build_model(load_config(CONFIGS / f"{experiment}.yaml").model, 30522, 256)
+    modules = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert {type(module) for module in modules} == {Dropout}
+    # All layers of the pretrained encoder are frozen in the first epoch.
+    assert {module.training for module in modules} == {experiment != "8_minilm"}
+
+
+# ---------------------------------------------------------------- attention in bfloat16, masks
+
+
+def test_attention_in_bfloat16_on_a_cpu_trains_by_the_definition_and_evaluates_by_the_kernel(monkeypatch):
+    calls = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(a[0].dtype) or kernel(*a, **k))
+    torch.manual_seed(0)
+    layer = MultiHeadedAttention(8, 2, attn_implementation="sdpa")
+    x, mask = torch.randn(3, 9, 16, requires_grad=True), ragged_mask([9, 4, 1], 9)
+    results = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        layer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            outputs = layer(x, mask)
+        outputs.float().square().sum().backward()
+        results[dtype] = {"outputs": outputs.detach().float()} | gradients(layer)
+    assert calls == [torch.float32]
+    assert_all_close(results[torch.bfloat16], results[torch.float32], 0.05)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(x, mask)
+    assert calls == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("experiment", [name for name in SCRATCH if "transformer" in name])
+def test_batch_without_padding_is_computed_without_a_mask(experiment, monkeypatch):
+    model = make_classifier(experiment, torch.float64)
+    masks = []
+    inner = model.backbone.model
+    forward = inner.forward
+    monkeypatch.setattr(inner, "forward", lambda x, mask=None: masks.append(mask) or forward(x, mask))
+    for lengths in ([7, 7, 7], [7, 5, 7]):
+        ids, mask, _ = make_batch(lengths)
+        assert_close(model(ids, mask).logits, model.classifier(forward(ids, mask)).float(), 1e-6)
+    assert masks[0] is None
+    assert masks[1] is not None
+
+
+def test_weights_of_a_review_without_tokens_are_zero_beside_others():
+    layer = MultiHeadedAttention(4, 2)
+    queries, keys = torch.randn(2, 3, 2, 5, 4)
+    mask = ragged_mask([5, 0, 2], 5)
+    weights = layer.get_attention_weights(queries, keys, mask)
+    assert torch.equal(weights[1], torch.zeros_like(weights[1]))
+    assert_close(weights[[0, 2]].sum(dim=-1), torch.ones(2, 2, 5), 1e-6)
+    assert torch.all(weights[2, :, :, 2:] == 0)
+    # Without that review no weight is set to 0 after the softmax.
+    assert torch.equal(layer.get_attention_weights(queries[[0, 2]], keys[[0, 2]], mask[[0, 2]]), weights[[0, 2]])

@@ -53,16 +53,15 @@ def default_jobs(num_runs: int, devices: Sequence[torch.device]) -> int:
     return max(1, min(num_runs, by_cores, psutil.virtual_memory().available // BYTES_PER_RUN))
 
 
-def run_at_a_time(files: Sequence[str], overrides: Sequence[str], configs: Sequence[Config], jobs: int) -> None:
-    """Train each experiment file by a command of its own, `jobs` at a time; their lines come under their keys.
+def run_at_a_time(words: Sequence[Sequence[str]], configs: Sequence[Config], jobs: int) -> None:
+    """Train each run by a command of its own, `jobs` at a time; their lines come under their keys.
 
     The processes share the cores: each gets its part as threads, unless `OMP_NUM_THREADS` is set. An error ends its
     run alone. Run the same again to resume.
 
     Args:
-        files: the experiment files.
-        overrides: `key=value`, of all.
-        configs: the settings of each file.
+        words: of each run, the experiment file and `key=value`, as train.py takes them.
+        configs: the settings that they describe.
         jobs: how many at a time.
 
     Raises:
@@ -71,18 +70,18 @@ def run_at_a_time(files: Sequence[str], overrides: Sequence[str], configs: Seque
     """
     children: list[subprocess.Popen] = []
 
-    def train(file: str, config: Config) -> int:
+    def train(words: Sequence[str], config: Config) -> int:
         if stop.signum:
             return 0
-        child = _start(file, overrides, threads=max(1, _available_cores() // jobs))
+        child = _start(words, threads=max(1, _available_cores() // jobs))
         children.append(child)
         return _relay(child, config.key)
 
-    log.info("%d runs, %d at a time", len(files), jobs)
+    log.info("%d runs, %d at a time", len(configs), jobs)
     with stop_requests() as stop, ThreadPoolExecutor(jobs) as pool:
         ended = _pass_on(stop, children)
         try:
-            statuses = list(pool.map(train, files, configs))
+            statuses = list(pool.map(train, words, configs))
         finally:
             ended.set()
     _log_table(configs)
@@ -90,13 +89,13 @@ def run_at_a_time(files: Sequence[str], overrides: Sequence[str], configs: Seque
         raise InterruptedRun(stop.signum, "stopped, states saved; run the same command again to resume")
     failed = [config.key for config, status in zip(configs, statuses, strict=True) if status]
     if failed:
-        raise RunError(f"{len(failed)} of {len(files)} runs ended with an error, printed above: {', '.join(failed)}")
+        raise RunError(f"{len(failed)} of {len(configs)} runs ended with an error, printed above: {', '.join(failed)}")
 
 
-def _start(file: str, overrides: Sequence[str], threads: int) -> subprocess.Popen:
+def _start(words: Sequence[str], threads: int) -> subprocess.Popen:
     """The process of one run."""
     return subprocess.Popen(
-        [sys.executable, str(TRAIN), str(file), *overrides, "jobs=1"],
+        [sys.executable, str(TRAIN), *words, "jobs=1"],
         env={"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

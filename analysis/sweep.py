@@ -1,0 +1,168 @@
+"""Learning rate and batch size of each experiment, chosen by the same budget of trials.
+
+    python -m analysis.sweep                          # or: make sweep; hours on two cores; run it again to resume
+    python -m analysis.sweep --experiments 1 4
+
+A trial trains on 10,000 IMDB reviews for two epochs in bf16, and counts by its best accuracy on 1,000 validation
+reviews. The rule, fixed before the first trial: each experiment gets the grid below by two seeds; the setting with the
+highest mean over the seeds is chosen, at a tie the lower learning rate, then the smaller batch. Where the best stands
+at the edge of the grid, one more rate is tried there, until it does not. The test split is not looked at. Writes
+`trials.json` to the output folder: all trials and the choices.
+"""
+
+import training  # noqa: F401  before torch
+
+# isort: split
+import argparse
+import json
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.logs import load_run
+from config import CONFIGS, Config, InputError, load_config
+from data import write_text
+from training.command import run_command
+from training.device import pick_device
+from training.jobs import default_jobs, run_at_a_time
+from training.run_folder import finished_run
+
+log = logging.getLogger(__name__)
+
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+# Half a decade, on the scale of the rates above.
+RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))
+BATCH_SIZES, SEEDS = (32, 64), (0, 1)
+EVALUATIONS = 4
+TRIAL = (
+    "profile=imdb",
+    "train.precision=bf16",
+    "train.epochs=2",
+    "data.max_train_samples=10000",
+    "data.max_eval_samples=1000",
+)
+# A learning rate and a batch size.
+Setting = tuple[float, int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status of `run_command`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiments", nargs="+", default=[str(n) for n in range(1, 9)], metavar="N")
+    parser.add_argument("--output", type=Path, default=Path("logs/sweep"), help="folder of the runs and trials.json")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    return run_command(lambda: sweep(options.experiments, options.output))
+
+
+def sweep(experiments: Sequence[str], output: Path) -> None:
+    """Run the trials that are missing, extend the grids, and write the choices.
+
+    Raises:
+        InputError: there is no such experiment.
+        RunError, InterruptedRun: as `run_at_a_time`.
+    """
+    grids = {_experiment_file(name): list(LEARNING_RATES) for name in experiments}
+    while True:
+        trials = [
+            (path, (rate, size), seed)
+            for path, rates in grids.items()
+            for rate in rates
+            for size in BATCH_SIZES
+            for seed in SEEDS
+        ]
+        _run_missing(trials, output)
+        accuracies = _accuracies(trials, output)
+        choices = {path: choose(accuracies[path]) for path in grids}
+        edges = {path: _beyond(choices[path][0], rates) for path, rates in grids.items()}
+        _write(output / "trials.json", accuracies, choices)
+        if not any(edges.values()):
+            return
+        for path, rate in edges.items():
+            if rate:
+                log.info("%s: the best rate is at the grid's edge; %g is added", path.stem, rate)
+                grids[path] = sorted([*grids[path], rate])
+
+
+def choose(accuracies: dict[Setting, list[float]]) -> Setting:
+    """The setting of the highest mean; at a tie that of the lower learning rate, then of the smaller batch."""
+    return min(accuracies, key=lambda setting: (-round(float(np.mean(accuracies[setting])), 6), *setting))
+
+
+def _beyond(rate: float, rates: Sequence[float]) -> float | None:
+    """The rate to add where the best one is the lowest or highest of the grid."""
+    position = RATES.index(rate)
+    if rate == min(rates):
+        return RATES[position - 1]
+    return RATES[position + 1] if rate == max(rates) else None
+
+
+def _experiment_file(name: str) -> Path:
+    paths = sorted(CONFIGS.glob(f"{name}_*.yaml"))
+    if len(paths) != 1:
+        raise InputError(f"--experiments {name}: no such experiment; there are 1 to 8")
+    return paths[0]
+
+
+def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
+    """What train.py is told of a trial."""
+    rate, size = setting
+    steps = 2 * -(-10000 // size)
+    return [
+        str(path),
+        *TRIAL,
+        f"train.learning_rate={rate:g}",
+        f"train.batch_size={size}",
+        f"train.eval_steps={steps // EVALUATIONS}",
+        f"seed={seed}",
+        f"run_dir={output / f'{path.stem}_lr{rate:g}_b{size}_seed{seed}'}",
+    ]
+
+
+def _run_missing(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> None:
+    words = [_words(*trial, output) for trial in trials]
+    configs: list[Config] = [load_config(file, overrides) for file, *overrides in words]
+    missing = [i for i, config in enumerate(configs) if finished_run(config, Path(config.run_dir)) is None]
+    if not missing:
+        return
+    devices = [pick_device(configs[i].device, configs[i].train.precision) for i in missing]
+    jobs = default_jobs(len(missing), devices)
+    run_at_a_time([words[i] for i in missing], [configs[i] for i in missing], jobs)
+
+
+def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> dict[Path, dict[Setting, list[float]]]:
+    """Best validation accuracies of each setting of each experiment, one a seed."""
+    accuracies: dict[Path, dict[Setting, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for path, setting, seed in trials:
+        config = load_config(str(path), _words(path, setting, seed, output)[1:])
+        accuracies[path][setting].append(load_run(config.run_dir).summary["best_validation_accuracy"])
+    return accuracies
+
+
+def _write(path: Path, accuracies: dict[Path, dict[Setting, list[float]]], choices: dict[Path, Setting]) -> None:
+    rows = [
+        {
+            "experiment": file.stem,
+            "learning_rate": rate,
+            "batch_size": size,
+            "best_validation_accuracy": values,
+            "chosen": choices[file] == (rate, size),
+        }
+        for file, settings in accuracies.items()
+        for (rate, size), values in settings.items()
+    ]
+    write_text(path, json.dumps({"trial": TRIAL, "seeds": SEEDS, "trials": rows}, indent=1) + "\n")
+    for row in rows:
+        if row["chosen"]:
+            mean = 100 * float(np.mean(row["best_validation_accuracy"]))
+            log.info(
+                "%-24s rate %g, batch %d: %.1f%%", row["experiment"], row["learning_rate"], row["batch_size"], mean
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

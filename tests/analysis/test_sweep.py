@@ -1,0 +1,52 @@
+"""The sweep: its rule, its grid, and a small one from the first trial to the choice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis import sweep
+from analysis.sweep import choose
+from config import InputError
+
+
+def test_highest_mean_is_chosen_and_a_tie_goes_to_the_lower_rate_then_the_smaller_batch():
+    assert choose({(1e-3, 32): [0.8, 0.9], (3e-3, 32): [0.9, 0.9], (1e-2, 32): [0.99, 0.5]}) == (3e-3, 32)
+    assert choose({(3e-3, 32): [0.8, 0.9], (1e-3, 64): [0.85, 0.85], (1e-3, 32): [0.9, 0.8]}) == (1e-3, 32)
+
+
+@pytest.mark.parametrize(("rate", "added"), [(3e-4, 1e-4), (1e-3, None), (3e-3, None), (1e-2, 3e-2)])
+def test_grid_is_extended_where_the_best_stands_at_its_edge(rate, added):
+    assert sweep._beyond(rate, sweep.LEARNING_RATES) == added
+
+
+def test_unknown_experiment_is_refused():
+    with pytest.raises(InputError, match="--experiments 9: no such experiment"):
+        sweep.sweep(["9"], Path("unused"))
+
+
+def test_sweep_runs_extends_writes_and_resumes(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweep, "TRIAL", ("profile=tiny", "train.epochs=1", "device=cpu"))
+    monkeypatch.setattr(sweep, "BATCH_SIZES", (32,))
+    monkeypatch.setattr(sweep, "LEARNING_RATES", (1e-3, 3e-3, 1e-2))
+    # The tiny runs say nothing about rates: let the lowest win once, then the one in the middle.
+    ranks = iter([(1e-3, 32), (1e-3, 32)])
+    monkeypatch.setattr(sweep, "choose", lambda accuracies: next(ranks))
+    asked = []
+    run = sweep.run_at_a_time
+    monkeypatch.setattr(sweep, "run_at_a_time", lambda words, *rest: asked.append(len(words)) or run(words, *rest))
+    sweep.sweep(["1"], tmp_path)
+    # Three rates by two seeds, then one more rate.
+    assert asked == [6, 2]
+    written = json.loads((tmp_path / "trials.json").read_text())
+    assert [row["learning_rate"] for row in written["trials"]] == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert [row["chosen"] for row in written["trials"]] == [False, True, False, False]
+    for row in written["trials"]:
+        folders = [tmp_path / f"1_lstm_lr{row['learning_rate']:g}_b32_seed{seed}" for seed in (0, 1)]
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        assert row["best_validation_accuracy"] == [summary["best_validation_accuracy"] for summary in summaries]
+    # All trials are there: nothing is run again.
+    ranks = iter([(3e-3, 32)])
+    monkeypatch.setattr(sweep, "choose", lambda accuracies: next(ranks))
+    sweep.sweep(["1"], tmp_path)
+    assert asked == [6, 2]
