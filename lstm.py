@@ -104,6 +104,56 @@ class EncoderDecoder(nn.Module):
         outputs, _ = _Direction(self.decoder.rnn, "l0").run(first, states)
         return outputs[:, 0]
 
+    def all_steps(self, inputs: Tensor, mask: Tensor | None = None, padded_length: int | None = None) -> Tensor:
+        """Outputs at the tokens' steps, (B, T, H) or (B, T, 2H), as `forward` computes them on the way.
+
+        Args and errors as in `first_step`.
+        """
+        num_padding = self._count_padding(inputs, mask, padded_length)
+        encoder = self.encoder
+        x = encoder.dropout(encoder.embedding(inputs))
+        forward, zeros = _Direction(encoder.rnn, "l0"), encoder.initial_states(len(inputs))
+        zeros = (zeros[0][:1], zeros[1][:1])
+        last_to_first = self._run_backward_direction(x, zeros, num_padding)
+        first_to_last, states = forward.run(x, zeros)
+        x = torch.cat([first_to_last, last_to_first.flip(1)], dim=-1)
+        if self.decoder is None:
+            return x
+        states = forward.repeat(self._padding_embedding(), num_padding, states)
+        attn = self.decoder.mlp_attn
+        outputs, _ = _Direction(self.decoder.rnn, "l0").run(x if attn is None else attn(x, mask), states)
+        return outputs
+
+    def packed_steps(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Outputs at the tokens' steps, each review read from its first to its last token as if it were alone.
+
+        Args:
+            inputs: (B, T), token ids, padded on the right.
+            mask: (B, T) of any dtype, 1 = token; at least one a review.
+
+        Returns:
+            (B, T, H), or (B, T, 2H) with `encoder_only`; 0 on padding.
+
+        Raises:
+            ValueError: the inputs are not integers, or the inputs or the mask have another shape.
+        """
+        _check_tokens(inputs)
+        _check_mask(mask, inputs.shape)
+        lengths, encoder = (mask != 0).sum(dim=1).cpu(), self.encoder
+
+        def pack(x: Tensor) -> nn.utils.rnn.PackedSequence:
+            return nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+
+        def unpack(x: nn.utils.rnn.PackedSequence) -> Tensor:
+            return nn.utils.rnn.pad_packed_sequence(x, batch_first=True, total_length=inputs.shape[1])[0]
+
+        x, (h, c) = encoder.rnn(pack(encoder.dropout(encoder.embedding(inputs))))
+        if self.decoder is None:
+            return unpack(x)
+        attn = self.decoder.mlp_attn
+        x = x if attn is None else pack(attn(unpack(x), mask))
+        return unpack(self.decoder.rnn(x, (h[:1], c[:1]))[0])
+
     def _count_padding(self, inputs: Tensor, mask: Tensor | None, padded_length: int | None) -> int:
         """Number of padding tokens between `T` and `padded_length`, after a check of the arguments."""
         _check_tokens(inputs)

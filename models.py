@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from backbones.dropout import use_fast_dropout
+from backbones.encoders import BertBackbone, EmbeddingBackbone, LSTMBackbone, TransformerBackbone
 from config import MINILM, InputError, ModelConfig, config_from_dict, read_json
 from data import packaged_encoder
 from lstm import EncoderDecoder
@@ -31,9 +33,10 @@ WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 _RENAMED = {"thaw_epoch": "unfreeze_epoch", "thaw_layers": "unfreeze_layers"}
 # What must be the same for a model to start from the weights of another, by backbone, and of a pretrained encoder.
 _ARCHITECTURE = {
-    "lstm": ("decoder", "attention", "embedding_size", "hidden_size"),
-    "transformer": ("embedding_size", "hidden_size", "num_layers", "num_heads", "block"),
-    "bert": (),
+    "lstm": ("decoder", "attention", "embedding_size", "hidden_size", "pooling", "padding"),
+    "transformer": ("embedding_size", "hidden_size", "num_layers", "num_heads", "block", "pooling"),
+    "bert": ("pooling",),
+    "embedding": ("embedding_size", "pooling"),
 }
 _ENCODER_KEYS = (
     "vocab_size",
@@ -44,7 +47,7 @@ _ENCODER_KEYS = (
     "hidden_act",
     "max_position_embeddings",
 )
-_EMBEDDING = {"lstm": "encoder.embedding", "transformer": "embedding"}
+_EMBEDDING = {"lstm": "encoder.embedding", "transformer": "embedding", "embedding": ""}
 
 
 class ReviewClassifier(nn.Module):
@@ -96,7 +99,7 @@ def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> R
         model = ReviewClassifier(_bert_backbone(encoder, config))
     else:
         model = _build_from_scratch(config, vocabulary_size, max_length)
-    _use_fast_dropout(model)
+    use_fast_dropout(model)
     return model
 
 
@@ -194,182 +197,11 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 
-# ---------------------------------------------------------------- backbones
-
-
-class LSTMBackbone(nn.Module):
-    """`EncoderDecoder` read at its first step; (B, T) -> (B, H), or (B, 2H) without a decoder.
-
-    Args:
-        padded_length: tokens to which every batch counts as padded, so that a review's states don't depend on
-            the reviews beside it.
-    """
-
-    def __init__(self, model: EncoderDecoder, padded_length: int):
-        super().__init__()
-        self.model = model
-        self.padded_length = padded_length
-        encoder_only = model.decoder is None
-        self.output_size = model.encoder.hidden_size * 2 if encoder_only else model.decoder.hidden_size
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model.first_step(input_ids, attention_mask, self.padded_length)
-
-
-class TransformerBackbone(nn.Module):
-    """`Transformer` read at CLS; (B, T) -> (B, E)."""
-
-    def __init__(self, model: Transformer):
-        super().__init__()
-        self.model = model
-        self.output_size = model.mlp_head.hidden_size
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # To look costs nothing on a CPU; on a GPU the host would wait.
-        is_full = attention_mask.device.type == "cpu" and bool(attention_mask.all())
-        return self.model(input_ids, None if is_full else attention_mask)
-
-
-class BertBackbone(nn.Module):
-    """An encoder of BERT's architecture read at its first token, [CLS] (Devlin et al. 2019); (B, T) -> (B, D).
-
-    Its last layers are trained from `unfreeze_epoch` on, the others never. Frozen layers compute as in evaluation.
-
-    Args:
-        model: the encoder, without a pooler.
-        unfreeze_epoch: first epoch, from 1, in which encoder layers are trained.
-        unfreeze_layers: how many of them, from the last.
-
-    Raises:
-        ValueError: there are fewer layers than `unfreeze_layers`.
-    """
-
-    def __init__(self, model: BertModel, unfreeze_epoch: int, unfreeze_layers: int):
-        super().__init__()
-        num_layers = len(model.encoder.layer)
-        if unfreeze_layers > num_layers:
-            raise ValueError(f"model.unfreeze_layers={unfreeze_layers}; the encoder has {num_layers} layers")
-        self.model = model
-        self.unfreeze_epoch = unfreeze_epoch
-        self.unfreeze_layers = unfreeze_layers
-        # The last layer is computed apart even if it is never trained: at one position only.
-        self.num_frozen_layers = num_layers - max(1, unfreeze_layers)
-        self.output_size = model.config.hidden_size
-        self.start_epoch(1)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden_states: Tensor | None = None) -> Tensor:
-        """The [CLS] state of a batch; `hidden_states` are those of `frozen_states`, where they are cached."""
-        if hidden_states is None:
-            with torch.no_grad():
-                hidden_states = self.frozen_states(input_ids, attention_mask)
-        x = hidden_states.to(self.model.embeddings.word_embeddings.weight.dtype)
-        added = _additive_mask(attention_mask, x)
-        *layers, last = self.model.encoder.layer[self.num_frozen_layers :]
-        for layer in layers:
-            x = layer(x, attention_mask=added)
-        return _first_position(last, x, attention_mask)[:, 0]
-
-    def frozen_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Output of the embedding and the layers that are never trained, (B, T, D)."""
-        x = self.model.embeddings(input_ids=input_ids)
-        added = _additive_mask(attention_mask, x)
-        for layer in self.model.encoder.layer[: self.num_frozen_layers]:
-            x = layer(x, attention_mask=added)
-        return x
-
-    def start_epoch(self, epoch: int) -> None:
-        """Freeze all parameters but those that are trained in `epoch`, counted from 1."""
-        self.model.requires_grad_(False)
-        num_trained = self.unfreeze_layers if epoch >= self.unfreeze_epoch else 0
-        for layer in self.model.encoder.layer[len(self.model.encoder.layer) - num_trained :]:
-            layer.requires_grad_(True)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "BertBackbone":
-        """As `nn.Module.train`, but frozen layers stay in evaluation mode: dropout would only add noise to them."""
-        super().train(mode)
-        for module in (self.model.embeddings, *self.model.encoder.layer):
-            module.train(mode and any(parameter.requires_grad for parameter in module.parameters()))
-        return self
-
-
-def _additive_mask(attention_mask: Tensor, x: Tensor) -> Tensor:
-    """What a BERT layer adds to its attention scores, (B, 1, 1, T), in the dtype of `x`: the least number on padding.
-
-    transformers' own function makes the host wait for a GPU, to see whether a batch has padding at all.
-    """
-    padding = attention_mask[:, None, None, :] == 0
-    return torch.zeros_like(padding, dtype=x.dtype).masked_fill(padding, torch.finfo(x.dtype).min)
-
-
-def _first_position(layer: nn.Module, x: Tensor, attention_mask: Tensor) -> Tensor:
-    """A BERT layer's output at its first position, all that the classifier reads: (B, T, D) -> (B, 1, D)."""
-    tokens = attention_mask[:, None, None, :] != 0
-    attention = layer.attention.self
-    queries, keys, values = (
-        project(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-        for project, states in ((attention.query, x[:, :1]), (attention.key, x), (attention.value, x))
-    )
-    rate = attention.dropout.p if layer.training else 0.0
-    mixed = nn.functional.scaled_dot_product_attention(queries, keys, values, tokens, dropout_p=rate)
-    return layer.feed_forward_chunk(layer.attention.output(mixed.transpose(1, 2).flatten(2), x[:, :1]))
-
-
-# ---------------------------------------------------------------- dropout
-
-
-class Dropout(nn.Dropout):
-    """`nn.Dropout`, five times as fast on a CPU, where drawing a number for each element takes most of its time.
-
-    An element is zeroed with the probability `p`, rounded to 16 bits, and the others are divided by the probability of
-    the rest. Equal to `nn.Dropout` in distribution; it takes other numbers from the same generator.
-    """
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """In training zero some elements and scale the others; any shape."""
-        level = round(self.p * _LEVELS)
-        is_plain = torch.compiler.is_compiling() or inputs.device.type != "cpu" or level in (0, _LEVELS)
-        if is_plain or not self.training:
-            return super().forward(inputs)
-        return _DropoutFunction.apply(inputs, level)
-
-
-# A 16-bit number decides over an element.
-_LEVELS = 2**16
-
-
-class _DropoutFunction(torch.autograd.Function):
-    """Dropout with the probability `level` / 2^16; saves a byte an element."""
-
-    @staticmethod
-    def forward(ctx, inputs: Tensor, level: int) -> Tensor:
-        count = inputs.numel()
-        # Four 16-bit numbers at a time. Without an upper bound all 64 bits are random.
-        drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = (drawn[:count] >= level - _LEVELS // 2).view(inputs.shape)
-        ctx.save_for_backward(kept)
-        ctx.scale = _LEVELS / (_LEVELS - level)
-        return (inputs * kept).mul_(ctx.scale)
-
-    @staticmethod
-    def backward(ctx, d_outputs: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return d_outputs * kept * ctx.scale, None
-
-
-def _use_fast_dropout(model: nn.Module) -> None:
-    """Put `Dropout` in the place of every `nn.Dropout` inside the model."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Dropout:
-                setattr(module, name, Dropout(child.p).train(child.training))
-
-
 # ---------------------------------------------------------------- building
 
 
 def _build_from_scratch(config: ModelConfig, vocabulary_size: int, max_length: int) -> ReviewClassifier:
-    """The classifier over an LSTM or a Transformer."""
+    """The classifier over an LSTM, a Transformer or an embedding."""
     if config.backbone == "transformer":
         model = Transformer(
             vocabulary_size,
@@ -381,7 +213,10 @@ def _build_from_scratch(config: ModelConfig, vocabulary_size: int, max_length: i
             dropout=config.dropout,
             attn_implementation=config.attn_implementation,
         )
-        return ReviewClassifier(TransformerBackbone(model))
+        return ReviewClassifier(TransformerBackbone(model, config.pooling))
+    if config.backbone == "embedding":
+        sizes = vocabulary_size, config.embedding_size
+        return ReviewClassifier(EmbeddingBackbone(*sizes, config.dropout, config.pooling))
     attention = MultiHeadedAttention(2 * config.hidden_size, num_heads=1) if config.attention else None
     model = EncoderDecoder(
         vocabulary_size,
@@ -391,7 +226,14 @@ def _build_from_scratch(config: ModelConfig, vocabulary_size: int, max_length: i
         encoder_only=not config.decoder,
         attn=attention,
     )
-    return ReviewClassifier(LSTMBackbone(model, max_length))
+    with torch.no_grad():
+        for rnn in (model.encoder.rnn, *([model.decoder.rnn] if model.decoder else [])):
+            for name, bias in rnn.named_parameters():
+                if name.startswith("bias_ih"):
+                    # The gates' order is input, forget, cell, output.
+                    bias[rnn.hidden_size : 2 * rnn.hidden_size] += config.forget_bias
+    padded_length = max_length if config.padding == "right" else None
+    return ReviewClassifier(LSTMBackbone(model, padded_length, config.pooling))
 
 
 def _load_encoder(config: ModelConfig) -> BertModel:
@@ -439,7 +281,7 @@ def _check_fit(encoder: BertConfig, config: ModelConfig, vocabulary_size: int, m
 
 def _bert_backbone(encoder: BertModel, config: ModelConfig) -> BertBackbone:
     try:
-        return BertBackbone(encoder, config.unfreeze_epoch, config.unfreeze_layers)
+        return BertBackbone(encoder, config.unfreeze_epoch, config.unfreeze_layers, config.pooling)
     except ValueError as error:
         raise InputError(str(error)) from None
 

@@ -88,6 +88,13 @@ class Transformer(nn.Module):
         # Only the first position of the last block, CLS, reaches the result.
         return self.mlp_head(last(x, mask, queries=1)[:, 0])
 
+    def token_outputs(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The outputs at the tokens after the final layer norm, (B, T, E); arguments and errors as in `forward`."""
+        x, mask = self.embed(x, mask)
+        for block in self.transformer:
+            x = block(x, mask)
+        return self.mlp_head(x[:, 1:])
+
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The input of the first block: CLS and the embedded tokens, plus positions, after dropout.
 

@@ -16,6 +16,7 @@ import training  # noqa: F401  before torch
 import argparse
 import json
 import logging
+import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ def sweep(experiments: Sequence[str], output: Path) -> None:
             for size in BATCH_SIZES
             for seed in SEEDS
         ]
-        _run_missing(trials, output)
+        for path in grids:
+            _run_missing([trial for trial in trials if trial[0] == path], output)
         accuracies = _accuracies(trials, output)
         choices = {path: choose(accuracies[path]) for path in grids}
         edges = {path: _beyond(choices[path][0], rates) for path, rates in grids.items()}
@@ -124,6 +126,7 @@ def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
 
 
 def _run_missing(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> None:
+    """Run what is not complete, and keep only the logs: weights and states would take 150 MB a trial."""
     words = [_words(*trial, output) for trial in trials]
     configs: list[Config] = [load_config(file, overrides) for file, *overrides in words]
     missing = [i for i, config in enumerate(configs) if finished_run(config, Path(config.run_dir)) is None]
@@ -131,7 +134,13 @@ def _run_missing(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> N
         return
     devices = [pick_device(configs[i].device, configs[i].train.precision) for i in missing]
     jobs = default_jobs(len(missing), devices)
-    run_at_a_time([words[i] for i in missing], [configs[i] for i in missing], jobs)
+    try:
+        run_at_a_time([words[i] for i in missing], [configs[i] for i in missing], jobs)
+    finally:
+        for i in missing:
+            if (Path(configs[i].run_dir) / "summary.json").is_file():
+                for name in ("best", "checkpoints"):
+                    shutil.rmtree(Path(configs[i].run_dir) / name, ignore_errors=True)
 
 
 def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> dict[Path, dict[Setting, list[float]]]:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from models import BertBackbone, Dropout, LSTMBackbone, ReviewClassifier
+from backbones.dropout import Dropout
+from backbones.encoders import BertBackbone, LSTMBackbone
+from models import ReviewClassifier
 from transformer_solution import (
     LayerNorm,
     MultiHeadedAttention,

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertConfig, BertModel
 
 import transformer_solution
+from backbones.dropout import Dropout
 from config import CONFIGS, load_config
 from helpers import (
     EXPERIMENTS,
@@ -26,7 +27,7 @@ from helpers import (
     randomize,
 )
 from lstm import LSTM
-from models import BertBackbone, Dropout, LSTMBackbone, ReviewClassifier, build_model
+from models import BertBackbone, LSTMBackbone, ReviewClassifier, build_model
 from transformer_solution import LayerNorm, MultiHeadedAttention
 
 V, FULL = 29, 19

@@ -14,6 +14,7 @@ ROOMS = (
     {"train", "predict"},
     {"training"},
     {"models"},
+    {"backbones"},
     {"data"},
     {"sources"},
     {"config"},
@@ -21,7 +22,9 @@ ROOMS = (
 ALONE = {"lstm", "transformer_solution", "perturbations"}
 # The assignment's name for transformer_solution.py.
 ALIAS = "transformer"
-MODULES = sorted(path for place in (".", "sources", "training", "analysis") for path in (ROOT / place).glob("*.py"))
+MODULES = sorted(
+    path for place in (".", "sources", "backbones", "training", "analysis") for path in (ROOT / place).glob("*.py")
+)
 PROJECT = set().union(*ROOMS) | ALONE | {ALIAS}
 
 
