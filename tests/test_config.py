@@ -425,7 +425,7 @@ def test_section_that_is_not_a_mapping_is_refused(tmp_path, value):
         ("data.max_length", "513", "513", "int and at least 3 and at most 512"),
         ("data.test_fraction", "0.5", "0.5", "float and above 0 and below 0.5"),
         ("data.max_train_samples", "1", "1", "int or null and at least 2"),
-        ("model.backbone", "hub", "'hub'", "one of lstm, transformer, bert"),
+        ("model.backbone", "hub", "'hub'", "one of lstm, transformer, bert, embedding"),
         ("model.block", "middle", "'middle'", "one of prenorm, postnorm"),
     ],
 )

@@ -85,7 +85,7 @@ def path(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@settings(max_examples=900, **SETTINGS)
+@settings(max_examples=500, **SETTINGS)
 @given(content=mutated(CONFIG_FILES, YAML_PIECES))
 def test_mutated_settings_file_is_accepted_or_refused_by_name(path, content):
     file = path / "experiment.yaml"
@@ -104,7 +104,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=700, **SETTINGS)
+@settings(max_examples=400, **SETTINGS)
 @given(pairs=st.lists(st.tuples(st.one_of(st.sampled_from(KEYS), st.text(max_size=12)), VALUES), max_size=3))
 @example(pairs=[("model.backbone", "- ")])
 @example(pairs=[("model", "3")])
@@ -122,7 +122,7 @@ YELP = "".join(f'"{label + 1}","{text}"\n' for text, label in zip(TEXTS, LABELS,
 HEADED = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in zip(TEXTS, LABELS, strict=True))
 
 
-@settings(max_examples=1_500, **SETTINGS)
+@settings(max_examples=1_000, **SETTINGS)
 @given(content=mutated([YELP, HEADED], CSV_PIECES))
 def test_mutated_file_of_reviews_is_accepted_or_refused_by_name(path, content):
     file = path / "reviews.csv"

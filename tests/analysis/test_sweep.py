@@ -7,7 +7,8 @@ import pytest
 
 from analysis import sweep
 from analysis.sweep import choose
-from config import InputError
+from config import InputError, load_config
+from train import run
 
 
 def test_highest_mean_is_chosen_and_a_tie_goes_to_the_lower_rate_then_the_smaller_batch():
@@ -26,27 +27,39 @@ def test_unknown_experiment_is_refused():
 
 
 def test_sweep_runs_extends_writes_and_resumes(monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "TRIAL", ("profile=tiny", "train.epochs=1", "device=cpu"))
+    monkeypatch.setattr(
+        sweep,
+        "TRIAL",
+        ("profile=tiny", "train.epochs=1", "device=cpu", "model.embedding_size=8", "model.hidden_size=8"),
+    )
     monkeypatch.setattr(sweep, "BATCH_SIZES", (32,))
+    monkeypatch.setattr(sweep, "SEEDS", (0,))
     monkeypatch.setattr(sweep, "LEARNING_RATES", (1e-3, 3e-3, 1e-2))
     # The tiny runs say nothing about rates: let the lowest win once, then the one in the middle.
     ranks = iter([(1e-3, 32), (1e-3, 32)])
     monkeypatch.setattr(sweep, "choose", lambda accuracies: next(ranks))
     asked = []
-    run = sweep.run_at_a_time
-    monkeypatch.setattr(sweep, "run_at_a_time", lambda words, *rest: asked.append(len(words)) or run(words, *rest))
+
+    def run_here(words, configs, jobs):
+        asked.append(len(words))
+        for (file, *overrides), config in zip(words, configs, strict=True):
+            assert load_config(file, overrides) == config
+            run(config)
+
+    monkeypatch.setattr(sweep, "run_at_a_time", run_here)
     sweep.sweep(["1"], tmp_path)
-    # Three rates by two seeds, then one more rate.
-    assert asked == [6, 2]
+    # Three rates, then one more.
+    assert asked == [3, 1]
     written = json.loads((tmp_path / "trials.json").read_text())
     assert [row["learning_rate"] for row in written["trials"]] == [3e-4, 1e-3, 3e-3, 1e-2]
     assert [row["chosen"] for row in written["trials"]] == [False, True, False, False]
     for row in written["trials"]:
-        folders = [tmp_path / f"1_lstm_lr{row['learning_rate']:g}_b32_seed{seed}" for seed in (0, 1)]
+        folders = [tmp_path / f"1_lstm_lr{row['learning_rate']:g}_b32_seed{seed}" for seed in (0,)]
         summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+        assert not any((folder / "best").exists() or (folder / "checkpoints").exists() for folder in folders)
         assert row["best_validation_accuracy"] == [summary["best_validation_accuracy"] for summary in summaries]
     # All trials are there: nothing is run again.
     ranks = iter([(3e-3, 32)])
     monkeypatch.setattr(sweep, "choose", lambda accuracies: next(ranks))
     sweep.sweep(["1"], tmp_path)
-    assert asked == [6, 2]
+    assert asked == [3, 1]

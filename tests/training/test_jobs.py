@@ -121,7 +121,7 @@ def test_error_ends_its_run_alone(make_files, tmp_path, caplog, capsys):
 
 
 def test_stopped_batch_saves_every_state_and_resumes(make_files, tmp_path):
-    words = [*make_files("runs", "train.epochs=30"), "jobs=2"]
+    words = [*make_files("runs", "train.epochs=15"), "jobs=2"]
     folders = [tmp_path / "runs" / key for key in PAIR]
     process = start(*words)
     wait_for(lambda: all((folder / "metrics.jsonl").is_file() for folder in folders))
