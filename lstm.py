@@ -90,11 +90,7 @@ class EncoderDecoder(nn.Module):
                 than `padded_length`, or they are shorter and an attention without a mask would depend on the padding.
         """
         num_padding = self._count_padding(inputs, mask, padded_length)
-        encoder = self.encoder
-        x = encoder.dropout(encoder.embedding(inputs))
-        forward, zeros = _Direction(encoder.rnn, "l0"), encoder.initial_states(len(inputs))
-        zeros = (zeros[0][:1], zeros[1][:1])
-        last_to_first = self._run_backward_direction(x, zeros, num_padding)
+        x, forward, zeros, last_to_first = self._read_backward(inputs, num_padding)
         if self.decoder is None:
             outputs, _ = forward.run(x[:, :1], zeros)
             return torch.cat([outputs[:, 0], last_to_first[:, -1]], dim=-1)
@@ -110,11 +106,7 @@ class EncoderDecoder(nn.Module):
         Args and errors as in `first_step`.
         """
         num_padding = self._count_padding(inputs, mask, padded_length)
-        encoder = self.encoder
-        x = encoder.dropout(encoder.embedding(inputs))
-        forward, zeros = _Direction(encoder.rnn, "l0"), encoder.initial_states(len(inputs))
-        zeros = (zeros[0][:1], zeros[1][:1])
-        last_to_first = self._run_backward_direction(x, zeros, num_padding)
+        x, forward, zeros, last_to_first = self._read_backward(inputs, num_padding)
         first_to_last, states = forward.run(x, zeros)
         x = torch.cat([first_to_last, last_to_first.flip(1)], dim=-1)
         if self.decoder is None:
@@ -165,6 +157,13 @@ class EncoderDecoder(nn.Module):
         if mask is None and self.decoder is not None and self.decoder.mlp_attn is not None:
             raise ValueError("attention without a mask depends on the padding: give a mask, or no padded_length")
         return padded_length - inputs.shape[1]
+
+    def _read_backward(self, inputs: Tensor, num_padding: int) -> tuple[Tensor, "_Direction", States, Tensor]:
+        """Embedded inputs (B, T, E), the forward direction and its first states, the other's outputs (B, T, H)."""
+        encoder = self.encoder
+        x = encoder.dropout(encoder.embedding(inputs))
+        h, c = (state[:1] for state in encoder.initial_states(len(inputs)))
+        return x, _Direction(encoder.rnn, "l0"), (h, c), self._run_backward_direction(x, (h, c), num_padding)
 
     def _run_backward_direction(self, x: Tensor, zeros: States, num_padding: int) -> Tensor:
         """Outputs (B, T, H) of the encoder's backward direction over `x` (B, T, E), the last token's first.
