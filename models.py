@@ -1,8 +1,8 @@
-"""A review classifier over one of three backbones: built from settings, saved to and loaded from a folder.
+"""A review classifier over one of four backbones: built from settings, saved to and loaded from a folder.
 
 Which code runs: in experiments 1 to 4 `nn.LSTM` through the fast path `EncoderDecoder.first_step`, in 5 to 7 the
-blocks and the layer norm of transformer_solution.py with torch's scaled dot-product attention, in 8 the encoder of
-`transformers`.
+blocks and the layer norm of transformer_solution.py with torch's scaled dot-product attention (training in
+bfloat16 on a CPU: with that module's own), in 8 the encoder of `transformers`.
 """
 
 import contextlib

@@ -35,15 +35,16 @@ from training.run_folder import finished_run
 log = logging.getLogger(__name__)
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-# Half a decade, on the scale of the rates above.
-RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))
+# What the grid can be extended by, on the same scale.
+RATES = tuple(float(f"{digit}e{power}") for power in range(-8, 3) for digit in (1, 3))
 BATCH_SIZES, SEEDS = (32, 64), (0, 1)
 EVALUATIONS = 4
+NUM_REVIEWS, EPOCHS = 10_000, 2
 TRIAL = (
     "profile=imdb",
     "train.precision=bf16",
-    "train.epochs=2",
-    "data.max_train_samples=10000",
+    f"train.epochs={EPOCHS}",
+    f"data.max_train_samples={NUM_REVIEWS}",
     "data.max_eval_samples=1000",
 )
 # A learning rate and a batch size.
@@ -113,7 +114,7 @@ def _experiment_file(name: str) -> Path:
 def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
     """What train.py is told of a trial."""
     rate, size = setting
-    steps = 2 * -(-10000 // size)
+    steps = EPOCHS * -(-NUM_REVIEWS // size)
     return [
         str(path),
         *TRIAL,
@@ -121,8 +122,12 @@ def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
         f"train.batch_size={size}",
         f"train.eval_steps={steps // EVALUATIONS}",
         f"seed={seed}",
-        f"run_dir={output / f'{path.stem}_lr{rate:g}_b{size}_seed{seed}'}",
+        f"run_dir={_folder(path, setting, seed, output)}",
     ]
+
+
+def _folder(path: Path, setting: Setting, seed: int, output: Path) -> Path:
+    return output / f"{path.stem}_lr{setting[0]:g}_b{setting[1]}_seed{seed}"
 
 
 def _run_missing(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> None:
@@ -147,8 +152,8 @@ def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> di
     """Best validation accuracies of each setting of each experiment, one a seed."""
     accuracies: dict[Path, dict[Setting, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path, setting, seed in trials:
-        config = load_config(str(path), _words(path, setting, seed, output)[1:])
-        accuracies[path][setting].append(load_run(config.run_dir).summary["best_validation_accuracy"])
+        run = load_run(_folder(path, setting, seed, output))
+        accuracies[path][setting].append(run.summary["best_validation_accuracy"])
     return accuracies
 
 

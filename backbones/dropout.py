@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, five times as fast on a CPU, where drawing a number for each element takes most of its time.
+    """`nn.Dropout`, faster on a CPU, where drawing a number for each element takes most of its time.
+
+    On an Intel Xeon it takes 3.4 ms instead of 17 for 1.9 million elements.
 
     An element is zeroed with the probability `p`, rounded to 16 bits, and the others are divided by the probability of
     the rest. Equal to `nn.Dropout` in distribution; it takes other numbers from the same generator.

@@ -162,7 +162,7 @@ def test_first_epoch_of_minilm_trains_only_the_classifier(make_config):
 # ---------------------------------------------------------------- command line
 
 
-def test_command_trains_several_experiments_in_turn(make_config, tmp_path):
+def test_command_trains_several_experiments(make_config, tmp_path):
     config = make_config("1_lstm")
     common = [
         *(f"data.{key}={getattr(config.data, key)}" for key in ("source", "train", "validation", "test", "cache_dir")),

@@ -114,6 +114,8 @@ def _relay(child: subprocess.Popen, key: str) -> int:
             text = line.rstrip().rpartition("\r")[2]
             if text:
                 log.info("%-3s %s", key, text)
+    if child.returncode < 0:
+        log.info("%-3s killed by signal %d", key, -child.returncode)
     return child.returncode
 
 

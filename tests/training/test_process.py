@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     *("train.py", "predict.py"),
-    *(f"benchmarks/{name}.py" for name in ("contention", "grouping", "memory", "speed")),
-    *(f"analysis/{name}.py" for name in ("linear_baseline", "report", "robustness", "saliency", "transfer")),
+    *(f"benchmarks/{name}.py" for name in ("contention", "gpu", "grouping", "memory", "peers", "profile", "speed")),
+    *(f"analysis/{name}.py" for name in ("linear_baseline", "report", "robustness", "saliency", "sweep", "transfer")),
 ]
 
 # The gradient of an LSTM over 250 steps of padding, from a loss so small that parts of it are subnormal.
