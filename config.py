@@ -192,6 +192,12 @@ class TrainConfig:
         choices=("fp32", "bf16"),
     )
     eval_steps: int = setting(100, "validate every N steps, and at each epoch's end", least=1)
+    train_sample: int | None = setting(
+        None,
+        "also evaluate, at each evaluation, on N training reviews, the same each time: their accuracy without dropout, "
+        "beside the running one of the training steps; null: not",
+        least=2,
+    )
     save_steps: int | None = setting(None, "save the state of the run every N steps too", least=1)
     save_minutes: float = setting(5.0, "save the state of the run every so many minutes, and after each epoch", above=0)
     micro_batch_size: int | None = setting(
@@ -355,19 +361,29 @@ def all_settings(kind: type, prefix: str = "") -> dict[str, Field]:
 
 
 def _profile_layers(layers: Sequence[Layer]) -> list[Layer]:
-    """The profile that the layers name last, then its section for the kind of backbone that they name last."""
+    """The profile that the layers name last, then its sections for the kind of backbone and the experiment (a variant's
+    own, if it has one) that they name last."""
     mentioned = [_flatten(OmegaConf.to_container(layer)) for _, layer in layers]
-    names = [settings["profile"] for settings in mentioned if "profile" in settings]
-    origin, profile = _read_profile(names[-1] if names else Config.profile)
-    sections = {name: profile.pop(name) for name in BACKBONES if name in profile}
-    backbones = [settings.get("model.backbone") for settings in mentioned]
-    backbones = [name for name in backbones if isinstance(name, str)] or [ModelConfig.backbone]
-    section = sections.get(backbones[-1])
-    if section is None:
-        return [(origin, profile)]
-    if not isinstance(section, DictConfig):
-        raise InputError(f"{origin}: {backbones[-1]}: expected key: value settings of that section")
-    return [(origin, profile), (origin, section)]
+
+    def last(key: str, default: str) -> str:
+        return str(
+            [default, *(settings[key] for settings in mentioned if isinstance(settings.get(key), str | int))][-1]
+        )
+
+    profiles = [settings["profile"] for settings in mentioned if "profile" in settings]
+    origin, profile = _read_profile(profiles[-1] if profiles else Config.profile)
+    kinds = {name: profile.pop(name) for name in BACKBONES if name in profile}
+    experiments = profile.pop("experiments", OmegaConf.create({}))
+    if not isinstance(experiments, DictConfig):
+        raise InputError(f"{origin}: experiments: expected key: value settings of each experiment")
+    experiments = {str(name): section for name, section in experiments.items()}
+    chosen = [(name, kinds[name]) for name in [last("model.backbone", ModelConfig.backbone)] if name in kinds]
+    names = last("key", ""), last("experiment", "")
+    chosen += [(f"experiments.{name}", experiments[name]) for name in names if name in experiments][:1]
+    for name, section in chosen:
+        if not isinstance(section, DictConfig):
+            raise InputError(f"{origin}: {name}: expected key: value settings of that section")
+    return [(origin, profile), *((origin, section) for _, section in chosen)]
 
 
 def _read_profile(name: str) -> Layer:

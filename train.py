@@ -173,7 +173,8 @@ def _train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict
     checkpoint = newest_checkpoint(config, run_dir, reviews, device)
     model, init_from = _build(config, reviews, device, is_new=checkpoint is None)
     started = now(device)
-    if config.train.cache_frozen_features and config.model.backbone == "bert":
+    is_cached = config.train.cache_frozen_features and config.model.backbone == "bert"
+    if is_cached:
         reviews = cache_frozen_features(config, model, reviews, device)
     # No process writes before all have looked.
     distributed.barrier()
@@ -182,7 +183,7 @@ def _train_and_test(config: Config, run_dir: Path, device: torch.device) -> dict
     distributed.barrier()
     trainer = Trainer(config, model, reviews, device, run_dir)
     trainer.record.init_from = init_from
-    record = trainer.fit(checkpoint, seconds_spent=now(device) - started)
+    record = trainer.fit(checkpoint, frozen_features_seconds=now(device) - started if is_cached else 0.0)
     # The model of the last step makes room for the best.
     del trainer, model
     gc.collect()

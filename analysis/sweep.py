@@ -42,6 +42,7 @@ EVALUATIONS = 4
 NUM_REVIEWS, EPOCHS = 10_000, 2
 TRIAL = (
     "profile=imdb",
+    "train.train_sample=null",
     "train.precision=bf16",
     f"train.epochs={EPOCHS}",
     f"data.max_train_samples={NUM_REVIEWS}",
@@ -105,9 +106,9 @@ def _beyond(rate: float, rates: Sequence[float]) -> float | None:
 
 
 def _experiment_file(name: str) -> Path:
-    paths = sorted(CONFIGS.glob(f"{name}_*.yaml"))
+    paths = [*CONFIGS.glob(f"{name}_*.yaml"), *CONFIGS.glob(f"variants/{name}_*.yaml")]
     if len(paths) != 1:
-        raise InputError(f"--experiments {name}: no such experiment; there are 1 to 8")
+        raise InputError(f"--experiments {name}: no such experiment; there are 1 to 8, and configs/variants")
     return paths[0]
 
 

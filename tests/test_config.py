@@ -156,6 +156,44 @@ def test_profile_section_that_is_not_a_mapping_is_refused(sectioned, section):
     assert message.startswith("profile small: transformer: expected key: value settings")
 
 
+@pytest.fixture
+def by_experiment(layered) -> Path:
+    """A folder for experiment files, and a profile with a section for LSTMs, one for 2 and one for its variant 2m."""
+    text = (
+        "lstm: {train: {batch_size: 60}}\nexperiments: {2: {train: {batch_size: 70}}, 2m: {train: {batch_size: 80}}}\n"
+    )
+    write(config.PROFILES, text, "small.yaml")
+    return layered.parent
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("experiment: 2\n", 70),
+        ("experiment: 2\nkey: 2x\n", 70),
+        ("experiment: 2\nkey: 2m\n", 80),
+        ("experiment: 3\n", 60),
+        ("seed: 1\n", 60),
+        ("experiment: 2\ntrain: {batch_size: 90}\n", 90),
+    ],
+)
+def test_profile_section_of_the_experiment_overrides_that_of_its_backbone(by_experiment, text, expected):
+    """A variant has its experiment's, unless it has its own; the experiment file overrides both."""
+    path = write(by_experiment, text, "experiment.yaml")
+    assert load_config(path, ["profile=small"]).train.batch_size == expected
+
+
+def test_profile_section_of_an_experiment_that_is_not_a_mapping_is_refused(by_experiment):
+    write(config.PROFILES, "experiments: {2: 7}\n", "small.yaml")
+    path = write(by_experiment, "experiment: 2\n", "experiment.yaml")
+    assert refusal(path, ["profile=small"]).startswith("profile small: experiments.2: expected key: value settings")
+
+
+def test_sections_of_experiments_that_are_not_a_mapping_are_refused(by_experiment):
+    write(config.PROFILES, "experiments: 7\n", "small.yaml")
+    assert refusal(None, ["profile=small"]).startswith("profile small: experiments: expected key: value settings")
+
+
 def test_no_file_gives_defaults_profile_and_command_line():
     resolved = load_config(None, ["profile=tiny", "train.epochs=7"])
     assert (resolved.train.epochs, resolved.data.max_train_samples) == (7, 64)

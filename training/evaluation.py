@@ -30,11 +30,14 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     precision: str = "fp32",
+    sample: np.ndarray | None = None,
 ) -> Evaluation:
-    """Metrics of `model` on a split; the model is left in evaluation mode. Arguments as of `predict_logits`."""
+    """Metrics of `model` on a split, or on the reviews of it at the positions `sample` (n,); the model is left in
+    evaluation mode. Other arguments as of `predict_logits`."""
     model.eval()
-    logits = predict_logits(model, reviews, batch_size, device, precision)
-    labels = torch.from_numpy(reviews.labels)
+    sample = np.arange(len(reviews)) if sample is None else sample
+    logits = predict_logits(model, reviews, batch_size, device, precision, sample)
+    labels = torch.from_numpy(reviews.labels[sample])
     predicted = logits.argmax(dim=1)
     true_positives = int((predicted * labels).sum())
     return Evaluation(
@@ -52,6 +55,7 @@ def predict_logits(
     batch_size: int,
     device: torch.device,
     precision: str = "fp32",
+    sample: np.ndarray | None = None,
 ) -> Tensor:
     """Logits of each review in order, (n, 2), float64, on the CPU; batched by length, shared among the processes.
 
@@ -61,14 +65,16 @@ def predict_logits(
         batch_size: reviews at a time.
         device: that computes.
         precision: of the forward pass, see `autocast`.
+        sample: (n,) positions of the reviews to read; None for all.
     """
-    batches = distributed.shard(evaluation_batches(reviews.lengths, batch_size))
+    sample = np.arange(len(reviews)) if sample is None else sample
+    batches = distributed.shard(evaluation_batches(reviews.lengths[sample], batch_size))
     computed = []
-    for batch in batch_loader(reviews, batches, device):
+    for batch in batch_loader(reviews, [sample[batch] for batch in batches], device):
         batch.pop("labels", None)
         with autocast(precision, device):
             computed.append(model(**batch).logits.double())
-    logits = torch.zeros(len(reviews), 2, dtype=torch.float64)
+    logits = torch.zeros(len(sample), 2, dtype=torch.float64)
     if computed:
         # Read at the end: a host that reads each batch waits for the device each time.
         logits[torch.from_numpy(np.concatenate(batches))] = torch.cat(computed).cpu()

@@ -62,7 +62,8 @@ class Record:
     """What a run has done so far, all of it JSON; seconds are wall-clock.
 
     `epoch_step` steps of `epoch` are done: an epoch's end is (epoch + 1, 0). The interval is that since the last
-    evaluation. `history` holds the lines of metrics.jsonl, `best` the best of them. `init_from` has the path and sha256
+    evaluation. `frozen_features_seconds` are those of the training seconds that went into caching frozen features.
+    `history` holds the lines of metrics.jsonl, `best` the best of them. `init_from` has the path and sha256
     of the weights from which the run started, where it started from those of another.
     """
 
@@ -75,6 +76,7 @@ class Record:
     interval_reviews: int = 0
     micro_batch_size: int | None = None
     train_seconds: float = 0.0
+    frozen_features_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
     best: dict | None = None

@@ -64,6 +64,7 @@ class Trainer:
         num_steps = config.train.epochs * self.epoch_steps
         self.step = TrainingStep(model, config.train, num_steps, device)
         self.record = Record(micro_batch_size=config.train.micro_batch_size)
+        self.train_sample = self._choose_train_sample()
         # Sums over the interval since the last evaluation: loss x reviews, correct predictions.
         self.interval = torch.zeros(2, dtype=torch.float64, device=device)
         self.memory = MemoryMeter(device)
@@ -72,21 +73,29 @@ class Trainer:
         self.ticked = self.saved = now(device)
         self.pace_from = 0, self.ticked
 
-    def fit(self, resume_from: Path | None = None, seconds_spent: float = 0.0) -> Record:
+    def _choose_train_sample(self) -> np.ndarray | None:
+        """Positions of the training reviews on which it is evaluated too: the same in each run on these reviews."""
+        size, count = self.config.train.train_sample, len(self.reviews.train)
+        if size is None:
+            return None
+        return np.random.default_rng(self.config.data.split_seed).choice(count, min(size, count), replace=False)
+
+    def fit(self, resume_from: Path | None = None, frozen_features_seconds: float = 0.0) -> Record:
         """Train to the end.
 
         Args:
             resume_from: a checkpoint to resume from; None starts at the beginning.
-            seconds_spent: that count as training already, such as those for cached frozen features.
+            frozen_features_seconds: that the cached frozen features took; they count as training.
 
         Raises:
             FloatingPointError: a non-finite loss or gradient; the weights are those before that step.
             RunError: no memory, or no space on the disk.
             InterruptedRun: SIGTERM or Ctrl-C came; the state is saved.
         """
-        self.record.train_seconds += seconds_spent
         if resume_from is not None:
             self.load(resume_from)
+        self.record.train_seconds += frozen_features_seconds
+        self.record.frozen_features_seconds += frozen_features_seconds
         self.pace_from = self.record.step, now(self.device)
         with stop_requests() as stop, self.progress:
             while self.record.epoch <= self.config.train.epochs:
@@ -209,9 +218,11 @@ class Trainer:
         train_loss, train_accuracy = (
             distributed.all_reduce_sum(self.interval.clone()) / record.interval_reviews
         ).tolist()
-        result = evaluate(
-            self.model, self.reviews.validation, settings.eval_batch_size, self.device, settings.precision
-        )
+        how = settings.eval_batch_size, self.device, settings.precision
+        result = evaluate(self.model, self.reviews.validation, *how)
+        sample = None
+        if self.train_sample is not None:
+            sample = evaluate(self.model, self.reviews.train, *how, self.train_sample)
         self._count_time("evaluation")
         if not np.isfinite(result.loss):
             raise FloatingPointError(
@@ -220,7 +231,7 @@ class Trainer:
             )
         self.interval.zero_()
         record.interval_reviews = 0
-        line = self._metrics_line(train_loss, train_accuracy, result)
+        line = self._metrics_line(train_loss, train_accuracy, sample, result)
         self._log(line)
         if record.best is None or is_better(line, record.best, settings.best_metric):
             record.best = line
@@ -228,8 +239,10 @@ class Trainer:
                 self.save_best(result.probabilities)
         self.model.train()
 
-    def _metrics_line(self, train_loss: float, train_accuracy: float, result: Evaluation) -> dict:
-        """An evaluation's line of metrics.jsonl."""
+    def _metrics_line(
+        self, train_loss: float, train_accuracy: float, sample: Evaluation | None, result: Evaluation
+    ) -> dict:
+        """An evaluation's line of metrics.jsonl: of the steps since the last one, the training sample, validation."""
         record = self.record
         return {
             "step": record.step,
@@ -237,6 +250,8 @@ class Trainer:
             "reviews_seen": record.reviews_seen,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
+            "train_sample_loss": sample and sample.loss,
+            "train_sample_accuracy": sample and sample.accuracy,
             "validation_loss": result.loss,
             "validation_accuracy": result.accuracy,
             "validation_f1": result.f1,

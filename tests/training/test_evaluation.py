@@ -46,6 +46,15 @@ def test_logits_are_in_the_order_of_the_reviews(model_and_reviews, batch_size):
     assert_close(predict_logits(model, texts, batch_size, CPU), expected, 1e-5, "logits of texts")
 
 
+def test_a_sample_of_a_split_is_evaluated_in_its_order(model_and_reviews):
+    model, reviews = model_and_reviews
+    sample = np.array([17, 3, 12, 0, 8])
+    whole = evaluate(model, reviews, 7, CPU)
+    result = evaluate(model, reviews, 2, CPU, sample=sample)
+    np.testing.assert_allclose(result.probabilities, whole.probabilities[sample], atol=1e-6)
+    assert result.accuracy == ((result.probabilities > 0.5) == reviews.labels[sample]).mean()
+
+
 def test_autocast_computes_in_the_precision_asked_for(model_and_reviews):
     linear = model_and_reviews[0].backbone.model.transformer[0].linear
     with autocast("bf16", CPU):

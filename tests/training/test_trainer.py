@@ -13,7 +13,7 @@ import torch
 from config import RunError, TrainConfig
 from data import load_reviews, training_batches
 from helpers import assert_same_tensors, losses_of, read_metrics, without_timings, write_config
-from models import build_model
+from models import build_model, load_model
 from train import main, run
 from training import trainer
 from training.checkpoint import checkpoints_of, load_checkpoint
@@ -52,6 +52,33 @@ def test_logged_train_loss_is_the_mean_since_the_last_line(make_config, patch_st
     assert first["train_loss"] == pytest.approx(np.mean(losses[: first["reviews_seen"]]), abs=1e-6)
     assert last["train_loss"] == pytest.approx(np.mean(losses[first["reviews_seen"] :]), abs=1e-6)
     assert len(losses) == 48
+
+
+def test_train_sample_is_evaluated_without_dropout_and_moves_nothing_else(make_config):
+    """The training accuracy in the line of the best model against that model, computed here."""
+    plain = make_config("5_transformer_prenorm", "train.epochs=2", "train.learning_rate=0.003")
+    run(plain)
+    config = replace(plain, run_dir=f"{plain.run_dir}_sample", train=replace(plain.train, train_sample=30))
+    summary = run(config)
+    lines, expected = read_metrics(config.run_dir), read_metrics(plain.run_dir)
+    assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected]
+    assert {line["train_sample_accuracy"] for line in expected} == {None}
+    best = next(line for line in lines if line["step"] == summary["best_validation_step"])
+    assert summary["train_sample_accuracy"] == lines[-1]["train_sample_accuracy"]
+    model, reviews = load_model(Path(config.run_dir) / "best")[0], load_reviews(config.data).train
+    sample = Trainer(config, model, load_reviews(config.data), CPU, Path(config.run_dir)).train_sample
+    assert len(set(sample.tolist())) == 30
+    output = model.eval()(**reviews[sample])
+    assert best["train_sample_loss"] == pytest.approx(output.loss.item(), abs=1e-6)
+    accuracy = (output.logits.argmax(1).numpy() == reviews.labels[sample]).mean()
+    assert best["train_sample_accuracy"] == pytest.approx(accuracy)
+
+
+def test_a_sample_larger_than_the_training_reviews_is_all_of_them(make_config):
+    config = make_config("1_lstm", "train.epochs=1", "train.train_sample=1000")
+    reviews = load_reviews(config.data)
+    trainer_ = Trainer(config, build_model(config.model, 30522, 24), reviews, CPU, Path(config.run_dir))
+    assert sorted(trainer_.train_sample) == list(range(len(reviews.train)))
 
 
 def test_training_uses_the_batches_of_seed_and_epoch(make_config, patch_step):
