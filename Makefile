@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help setup run sweep test test-gpu lint report notebook wheel
+.PHONY: help setup run sweep ablation test test-gpu lint report notebook wheel
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,6 +18,10 @@ run: $(VENV)/ready ## the linear baseline and the eight experiments, then a tabl
 
 sweep: $(VENV)/ready ## learning rate and batch size of each experiment, by the same trials; hours, and resumes
 	$(BIN)/python -m analysis.sweep
+
+ablation: $(VENV)/ready ## the variants of configs/variants on IMDB, five seeds each, to logs/ablation; many hours, and resumes
+	for seed in 0 1 2 3 4; do $(BIN)/python train.py configs/variants/*.yaml profile=imdb train.precision=bf16 seed=$$seed \
+		'run_dir=logs/ablation/$${key}_$${name}_seed$${seed}' || exit; done
 
 test: $(VENV)/ready ## the tests, in two processes: no network, under five minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
