@@ -206,6 +206,9 @@ class TrainConfig:
     auto_find_micro_batch_size: bool = setting(
         False, "when memory runs out in a step, halve train.micro_batch_size and repeat the step"
     )
+    tensorboard: bool = setting(
+        False, "also write the numbers of metrics.jsonl for TensorBoard, to the run's folder (pip install tensorboard)"
+    )
     best_metric: str = setting(
         "accuracy", "which validation metric selects the model that is kept", choices=("accuracy", "loss")
     )

@@ -98,6 +98,8 @@ SMALL = {
 }
 # What a log holds beside the result: it differs from one run to the next.
 TIMINGS = (
+    "tokens_per_second",
+    "frozen_features_seconds",
     "train_seconds",
     "evaluation_seconds",
     "checkpoint_seconds",
@@ -150,6 +152,7 @@ def small_config(experiment: str, reviews: Path, run_dir: Path, *overrides: str)
         "train.lr_scheduler=constant_with_warmup",
         "train.warmup_ratio=0",
         "train.cache_frozen_features=null",
+        "train.train_sample=null",
     ]
     return load_config(path, [*common, *SMALL[load_config(path).model.backbone], *overrides])
 

@@ -32,6 +32,7 @@ from training.checkpoint import (
     write_folder,
 )
 from training.device import device_name
+from training.tensorboard import EVENTS
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ _FREE_SETTINGS = (
     "train.save_steps",
     "train.save_minutes",
     "train.auto_find_micro_batch_size",
+    "train.tensorboard",
 )
 
 
@@ -73,7 +75,9 @@ class Record:
     reviews_seen: int = 0
     interval_loss: float = 0.0
     interval_correct: float = 0.0
+    interval_gradient_norm: float = 0.0
     interval_reviews: int = 0
+    interval_tokens: int = 0
     micro_batch_size: int | None = None
     train_seconds: float = 0.0
     frozen_features_seconds: float = 0.0
@@ -322,7 +326,7 @@ def start_run(run_dir: Path, config: Config, resumes: bool = False) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     for name in ("summary.json", "test_predictions.csv") if resumes else RUN_FILES:
         (run_dir / name).unlink(missing_ok=True)
-    for name in () if resumes else ("best", FOLDER):
+    for name in () if resumes else ("best", FOLDER, EVENTS):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     write_text(run_dir / "config.yaml", to_yaml(replace(config, overwrite=False)))
 

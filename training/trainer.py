@@ -1,5 +1,6 @@
 """Training: epochs, steps, evaluations, and the checkpoints from which a run resumes."""
 
+import contextlib
 import gc
 import json
 import logging
@@ -40,6 +41,7 @@ from training.device import MemoryMeter, device_name, now
 from training.evaluation import Evaluation, autocast, evaluate
 from training.interrupts import InterruptedRun, StopRequest, stop_requests
 from training.run_folder import PREDICTIONS, STATE_FILES, Record, write_predictions
+from training.tensorboard import ScalarWriter
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,10 @@ class Trainer:
         self.step = TrainingStep(model, config.train, num_steps, device)
         self.record = Record(micro_batch_size=config.train.micro_batch_size)
         self.train_sample = self._choose_train_sample()
-        # Sums over the interval since the last evaluation: loss x reviews, correct predictions.
-        self.interval = torch.zeros(2, dtype=torch.float64, device=device)
+        # Sums over the interval since the last evaluation: loss x reviews, correct predictions, norm of the gradient.
+        self.interval = torch.zeros(3, dtype=torch.float64, device=device)
         self.memory = MemoryMeter(device)
+        self.scalars: ScalarWriter | None = None
         no_bar = None if distributed.is_main_process() else True
         self.progress = tqdm(total=num_steps, unit="step", disable=no_bar, leave=False)
         self.ticked = self.saved = now(device)
@@ -97,7 +100,12 @@ class Trainer:
         self.record.train_seconds += frozen_features_seconds
         self.record.frozen_features_seconds += frozen_features_seconds
         self.pace_from = self.record.step, now(self.device)
-        with stop_requests() as stop, self.progress:
+        with contextlib.ExitStack() as stack:
+            if self.config.train.tensorboard and distributed.is_main_process():
+                self.scalars = ScalarWriter(self.run_dir, self.record.step)
+                stack.callback(self.scalars.close)
+            stop = stack.enter_context(stop_requests())
+            stack.enter_context(self.progress)
             while self.record.epoch <= self.config.train.epochs:
                 self.train_epoch(stop)
         record = self.record
@@ -151,8 +159,11 @@ class Trainer:
         record.epoch_step += 1
         record.reviews_seen += len(indices)
         record.interval_reviews += len(indices)
+        record.interval_tokens += int(self.reviews.train.lengths[indices].sum())
         correct = (logits.argmax(dim=1) == batch["labels"]).sum() if batch else loss.new_zeros(())
-        self.interval += torch.stack([loss.double() * len(indices), correct.double()])
+        # All processes have the same gradient: one counts it.
+        norm = self.step.gradient_norm.nan_to_num(posinf=0.0) * distributed.is_main_process()
+        self.interval += torch.stack([loss.double() * len(indices), correct.double(), norm.double()])
         # Reading costs nothing on a CPU; elsewhere it would make the host wait for the device at every step.
         if self.device.type == "cpu":
             self.check_finite()
@@ -215,23 +226,22 @@ class Trainer:
         record, settings = self.record, self.config.train
         self._count_time("train")
         self.check_finite()
-        train_loss, train_accuracy = (
-            distributed.all_reduce_sum(self.interval.clone()) / record.interval_reviews
-        ).tolist()
+        running = self._running_metrics()
         how = settings.eval_batch_size, self.device, settings.precision
         result = evaluate(self.model, self.reviews.validation, *how)
         sample = None
         if self.train_sample is not None:
             sample = evaluate(self.model, self.reviews.train, *how, self.train_sample)
         self._count_time("evaluation")
-        if not np.isfinite(result.loss):
-            raise FloatingPointError(
-                f"{self.run_dir}: the validation loss is {result.loss} after step {record.step}, at learning rate "
-                f"{self.step.learning_rate:g}; lower train.learning_rate"
-            )
+        for name, evaluation in (("validation loss", result), ("loss on train.train_sample", sample)):
+            if evaluation is not None and not np.isfinite(evaluation.loss):
+                raise FloatingPointError(
+                    f"{self.run_dir}: the {name} is {evaluation.loss} after step {record.step}, at learning rate "
+                    f"{self.step.learning_rate:g}; lower train.learning_rate"
+                )
         self.interval.zero_()
-        record.interval_reviews = 0
-        line = self._metrics_line(train_loss, train_accuracy, sample, result)
+        record.interval_reviews = record.interval_tokens = 0
+        line = self._metrics_line(running, sample, result)
         self._log(line)
         if record.best is None or is_better(line, record.best, settings.best_metric):
             record.best = line
@@ -239,17 +249,28 @@ class Trainer:
                 self.save_best(result.probabilities)
         self.model.train()
 
-    def _metrics_line(
-        self, train_loss: float, train_accuracy: float, sample: Evaluation | None, result: Evaluation
-    ) -> dict:
+    def _running_metrics(self) -> dict[str, float]:
+        """Of the steps since the last evaluation: means over the reviews, and over the steps the gradient's norm before
+        it was clipped (0 where a gradient scaler skipped the step); tokens a second without evaluations."""
+        record = self.record
+        before = record.history[-1] if record.history else {"step": 0, "train_seconds": record.frozen_features_seconds}
+        seconds = max(1e-3, record.train_seconds - before["train_seconds"])
+        loss, num_correct, norm = distributed.all_reduce_sum(self.interval.clone()).tolist()
+        return {
+            "train_loss": loss / record.interval_reviews,
+            "train_accuracy": num_correct / record.interval_reviews,
+            "gradient_norm": norm / (record.step - before["step"]),
+            "tokens_per_second": round(record.interval_tokens / seconds),
+        }
+
+    def _metrics_line(self, running: dict[str, float], sample: Evaluation | None, result: Evaluation) -> dict:
         """An evaluation's line of metrics.jsonl: of the steps since the last one, the training sample, validation."""
         record = self.record
         return {
             "step": record.step,
             "epoch": record.epoch,
             "reviews_seen": record.reviews_seen,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
+            **running,
             "train_sample_loss": sample and sample.loss,
             "train_sample_accuracy": sample and sample.accuracy,
             "validation_loss": result.loss,
@@ -267,6 +288,8 @@ class Trainer:
         if distributed.is_main_process():
             with (self.run_dir / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
+            if self.scalars is not None:
+                self.scalars.write(line)
         log.info(
             "  step %4d  epoch %d  train loss %.4f  validation loss %.4f  accuracy %.4f",
             *(line[key] for key in ("step", "epoch", "train_loss", "validation_loss", "validation_accuracy")),
@@ -304,7 +327,8 @@ class Trainer:
         self._count_time("train")
         self.check_finite()
         sums = distributed.all_reduce_sum(self.interval.clone())
-        self.record.interval_loss, self.record.interval_correct = sums.tolist()
+        record = self.record
+        record.interval_loss, record.interval_correct, record.interval_gradient_norm = sums.tolist()
         generators, other_generators = random_states()
         generators = {
             f"{rank}.{name}": state
@@ -342,7 +366,8 @@ class Trainer:
             ) from None
         if distributed.is_main_process():
             remove_newer(self.run_dir, folder)
-            sums = [self.record.interval_loss, self.record.interval_correct]
+            record = self.record
+            sums = [record.interval_loss, record.interval_correct, record.interval_gradient_norm]
             self.interval += torch.tensor(sums, dtype=self.interval.dtype, device=self.device)
             lines = [json.dumps(line, allow_nan=False) + "\n" for line in self.record.history]
             write_text(self.run_dir / "metrics.jsonl", "".join(lines))
@@ -387,6 +412,8 @@ class TrainingStep:
         self.optimizer, self.lr_scheduler = build_optimizer(settings, model, num_steps)
         self.scaler = self._gradient_scaler()
         self.guard = NonFiniteGuard(self.optimizer, device)
+        # Of the last step, before clipping; on the device.
+        self.gradient_norm = torch.zeros((), device=device)
 
     def __call__(
         self, batch: dict[str, Tensor] | None, num_reviews: int | None = None, micro_batch_size: int | None = None
@@ -411,7 +438,7 @@ class TrainingStep:
             losses.append(loss.detach())
             logits.append(output.logits.detach())
         distributed.sum_gradients(self.model.parameters())
-        norm = self._clip()
+        norm = self.gradient_norm = self._clip()
         loss = torch.stack(losses).sum() if losses else torch.zeros_like(norm)
         self._update(loss, norm)
         return loss, torch.cat(logits) if logits else norm.new_zeros(0, 2)

@@ -213,20 +213,21 @@ def test_nan_loss_stops_before_the_step(make_config, capsys):
     assert not (folder / "summary.json").exists()
 
 
-def test_nan_validation_loss_stops_the_run(make_config, monkeypatch):
+@pytest.mark.parametrize(
+    ("sample", "name", "evaluation"), [("null", "validation loss", 2), ("9", "loss on train.train_sample", 4)]
+)
+def test_nan_validation_loss_stops_the_run(make_config, monkeypatch, sample, name, evaluation):
     """With a stand-in for the evaluation: which loss overflows first depends on the processor."""
 
     def overflowing(*arguments):
-        losses.append(0.5 if not losses else float("nan"))
+        losses.append(0.5 if len(losses) < evaluation - 1 else float("nan"))
         return replace(evaluate(*arguments), loss=losses[-1])
 
     losses = []
     evaluate = trainer.evaluate
     monkeypatch.setattr(trainer, "evaluate", overflowing)
-    config = make_config("1_lstm", "train.save_steps=1", "train.eval_steps=1")
-    with pytest.raises(
-        FloatingPointError, match=r"validation loss is nan after step 2, at learning rate 0\.001; lower"
-    ):
+    config = make_config("1_lstm", "train.save_steps=1", "train.eval_steps=1", f"train.train_sample={sample}")
+    with pytest.raises(FloatingPointError, match=rf"{name} is nan after step 2, at learning rate 0\.001; lower"):
         run(config)
     (line,) = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))["step"] == 1
