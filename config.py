@@ -390,12 +390,16 @@ def _profile_layers(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _read_profile(name: str) -> Layer:
+    """A profile; one with a `base` is that profile with its own settings over it."""
     names = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in names:
         raise InputError(
             f"profile: there is no {name!r}{_did_you_mean(str(name), names)}; there are {', '.join(names)}"
         )
-    return f"profile {name}", read_yaml(PROFILES / f"{name}.yaml")
+    profile = read_yaml(PROFILES / f"{name}.yaml")
+    if "base" in profile:
+        profile = OmegaConf.merge(_read_profile(profile.pop("base"))[1], profile)
+    return f"profile {name}", profile
 
 
 @lru_cache

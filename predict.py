@@ -84,12 +84,14 @@ class TrainedModel:
 
     Args:
         run_dir: a run's folder, or a folder of `models.save_model`.
+        precision: of the forward pass: fp32, bf16 or fp16.
 
     Raises:
         InputError: the folder holds no model.
     """
 
-    def __init__(self, run_dir: str | Path):
+    def __init__(self, run_dir: str | Path, precision: str = "fp32"):
+        self.precision = precision
         model, self.tokenizer, self.max_length = load_model(find_saved_model(run_dir))
         self.device = pick_device("auto")
         self.model = model.to(self.device)
@@ -108,7 +110,7 @@ class TrainedModel:
 
     def probabilities_of_ids(self, ids: Sequence[Sequence[int]], batch_size: int = 64) -> np.ndarray:
         """`probabilities` of texts that are tokenised already."""
-        logits = predict_logits(self.model, TokenizedTexts(ids), batch_size, self.device)
+        logits = predict_logits(self.model, TokenizedTexts(ids), batch_size, self.device, self.precision)
         return logits.softmax(dim=1)[:, 1].numpy()
 
 

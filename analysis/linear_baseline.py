@@ -14,21 +14,25 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from analysis.statistics import check_classes
+from analysis.transfer import accuracy_facts
 from config import Config, ModelConfig, TrainConfig, load_config
-from data import Reviews, load_reviews, write_text
+from data import Reviews, load_reviews, token_ids, write_text
 from predict import predicted_labels
 from training.command import run_command
 from training.device import MemoryMeter, device_name
@@ -58,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: _run_both(settings))
 
 
-def run_baseline(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -> dict:
+def run_baseline(
+    config: Config, reviews: Reviews, whole: bool, run_dir: Path, others: Mapping[str, Dataset] = MappingProxyType({})
+) -> dict:
     """Fit, select and test one baseline, and write its run folder; the summary alone where that holds it complete.
 
     Args:
@@ -66,6 +72,7 @@ def run_baseline(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -
         reviews: the splits.
         whole: read whole reviews; else the tokens that the eight read.
         run_dir: gets what a run of `train.py` leaves, except a model.
+        others: by name, further reviews (`text`, `label`) on which it is tested, for `transfer.json`.
 
     Returns:
         The summary.
@@ -81,19 +88,39 @@ def run_baseline(config: Config, reviews: Reviews, whole: bool, run_dir: Path) -
     for name in SPLITS:
         check_classes(labels[name], f"{name} split")
     with run_lock(run_dir):
-        return _fit_and_write(config, reviews, labels, whole, run_dir)
+        return _fit_and_write(config, reviews, labels, whole, run_dir, others)
 
 
-def _fit_and_write(config: Config, reviews: Reviews, labels: dict[str, np.ndarray], whole: bool, run_dir: Path) -> dict:
+def _fit_and_write(
+    config: Config,
+    reviews: Reviews,
+    labels: dict[str, np.ndarray],
+    whole: bool,
+    run_dir: Path,
+    others: Mapping[str, Dataset],
+) -> dict:
     """`run_baseline`, in a folder that is this process's own."""
     fit, matrices = _fit(reviews, labels, whole)
     probabilities = {name: fit.model.predict_proba(matrices[name])[:, 1] for name in ("validation", "test")}
     summary = _summary(config, reviews, fit, _metrics("test", labels["test"], probabilities["test"]))
     start_run(run_dir, config)
+    if others:
+        limit = None if whole else config.data.max_length
+        accuracies = {name: _test_on(fit, other, reviews.tokenizer, limit) for name, other in others.items()}
+        write_text(run_dir / "transfer.json", json.dumps(accuracies, indent=1) + "\n")
     _write_run(run_dir, reviews, fit.lines, probabilities, summary)
     accuracies = (100 * summary[f"{name}_accuracy"] for name in ("best_validation", "test"))
     log.info("%s: best validation accuracy %.1f%%, test accuracy %.1f%%, %.0f s", run_dir, *accuracies, fit.seconds)
     return summary
+
+
+def _test_on(fit: "_Fit", others: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> dict:
+    """The accuracy on other reviews, cut at `limit` tokens (None: whole)."""
+    texts = _as_text(
+        _all_ids(others["text"], tokenizer) if limit is None else token_ids(list(others["text"]), tokenizer, limit)
+    )
+    probabilities = fit.model.predict_proba(fit.vectorizer.transform(texts))[:, 1]
+    return accuracy_facts(probabilities, np.array(others["label"]))
 
 
 def ngram_features(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict[str, csr_matrix]]:
@@ -119,10 +146,15 @@ def ngram_features(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict
 def tokens_as_text(reviews: Reviews, split: str, whole: bool) -> list[str]:
     """The token ids of each review, separated by blanks."""
     chosen = getattr(reviews, split)
-    if whole:
-        ids = reviews.tokenizer(chosen.texts, add_special_tokens=False, verbose=False)["input_ids"]
-    else:
-        ids = chosen.dataset["input_ids"]
+    return _as_text(_all_ids(chosen.texts, reviews.tokenizer) if whole else chosen.dataset["input_ids"])
+
+
+def _all_ids(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The token ids of whole texts."""
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _as_text(ids: Iterable[Sequence[int]]) -> list[str]:
     return [" ".join(map(str, tokens)) for tokens in ids]
 
 
@@ -132,6 +164,7 @@ class _Fit:
 
     lines: list[dict]
     best: dict
+    vectorizer: TfidfVectorizer
     model: LogisticRegression
     seconds: float
     memory: dict
@@ -167,7 +200,7 @@ def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> tuple[
     """A model of each regularisation, the best by validation accuracy (the first of equals); and the features."""
     meter = MemoryMeter(torch.device("cpu"))
     started = time.perf_counter()
-    _, matrices = ngram_features(reviews, whole)
+    vectorizer, matrices = ngram_features(reviews, whole)
     lines, best, best_model = [], None, None
     bar = tqdm(INVERSE_REGULARISATIONS, desc="regularisations", leave=False, disable=None)
     for step, strength in enumerate(bar, start=1):
@@ -179,7 +212,7 @@ def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> tuple[
         if best is None or line["validation_accuracy"] > best["validation_accuracy"]:
             best, best_model = line, model
         meter.sample()
-    return _Fit(lines, best, best_model, time.perf_counter() - started, meter.result()), matrices
+    return _Fit(lines, best, vectorizer, best_model, time.perf_counter() - started, meter.result()), matrices
 
 
 def _metrics(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

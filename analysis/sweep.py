@@ -16,7 +16,6 @@ import training  # noqa: F401  before torch
 import argparse
 import json
 import logging
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,13 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.batches import run_missing
 from analysis.logs import load_run
-from config import CONFIGS, Config, InputError, load_config
+from config import CONFIGS, InputError
 from data import write_text
 from training.command import run_command
-from training.device import pick_device
-from training.jobs import default_jobs, run_at_a_time
-from training.run_folder import finished_run
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +76,7 @@ def sweep(experiments: Sequence[str], output: Path) -> None:
             for seed in SEEDS
         ]
         for path in grids:
-            _run_missing([trial for trial in trials if trial[0] == path], output)
+            run_missing([_words(*trial, output) for trial in trials if trial[0] == path])
         accuracies = _accuracies(trials, output)
         choices = {path: choose(accuracies[path]) for path in grids}
         edges = {path: _beyond(choices[path][0], rates) for path, rates in grids.items()}
@@ -129,24 +126,6 @@ def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
 
 def _folder(path: Path, setting: Setting, seed: int, output: Path) -> Path:
     return output / f"{path.stem}_lr{setting[0]:g}_b{setting[1]}_seed{seed}"
-
-
-def _run_missing(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> None:
-    """Run what is not complete, and keep only the logs: weights and states would take 150 MB a trial."""
-    words = [_words(*trial, output) for trial in trials]
-    configs: list[Config] = [load_config(file, overrides) for file, *overrides in words]
-    missing = [i for i, config in enumerate(configs) if finished_run(config, Path(config.run_dir)) is None]
-    if not missing:
-        return
-    devices = [pick_device(configs[i].device, configs[i].train.precision) for i in missing]
-    jobs = default_jobs(len(missing), devices)
-    try:
-        run_at_a_time([words[i] for i in missing], [configs[i] for i in missing], jobs)
-    finally:
-        for i in missing:
-            if (Path(configs[i].run_dir) / "summary.json").is_file():
-                for name in ("best", "checkpoints"):
-                    shutil.rmtree(Path(configs[i].run_dir) / name, ignore_errors=True)
 
 
 def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> dict[Path, dict[Setting, list[float]]]:

@@ -70,9 +70,13 @@ def _evaluate_run(run: Run, texts: Sequence[str], labels: np.ndarray) -> dict:
             for start in tqdm(parts, desc=run.label, leave=False, disable=None)
         ]
     )
+    return {"label": run.summary["architecture"], **accuracy_facts(probabilities, labels)}
+
+
+def accuracy_facts(probabilities: np.ndarray, labels: np.ndarray) -> dict:
+    """Accuracy of probabilities of positive, (n,), with its 95% interval, and the share predicted positive."""
     num_correct = int(is_correct(probabilities, labels).sum())
     return {
-        "label": run.summary["architecture"],
         "accuracy": num_correct / len(labels),
         "interval": share_interval(num_correct, len(labels)),
         "share_predicted_positive": float(predicted_labels(probabilities).mean()),

@@ -183,6 +183,19 @@ def test_profile_section_of_the_experiment_overrides_that_of_its_backbone(by_exp
     assert load_config(path, ["profile=small"]).train.batch_size == expected
 
 
+def test_profile_over_a_base_has_its_settings_and_sections_but_for_its_own(by_experiment):
+    own = "base: small\nlstm: {train: {epochs: 9}}\nexperiments: {2m: {train: {batch_size: 81}}}\n"
+    write(config.PROFILES, own, "other.yaml")
+    for text, size in (("seed: 1\n", 60), ("experiment: 2\n", 70), ("experiment: 2\nkey: 2m\n", 81)):
+        resolved = load_config(write(by_experiment, text, "experiment.yaml"), ["profile=other"])
+        assert (resolved.profile, resolved.train.epochs, resolved.train.batch_size) == ("other", 9, size)
+
+
+def test_unknown_base_of_a_profile_is_refused(by_experiment):
+    write(config.PROFILES, "base: smal\n", "other.yaml")
+    assert refusal(None, ["profile=other"]).startswith("profile: there is no 'smal' (did you mean 'small'?)")
+
+
 def test_profile_section_of_an_experiment_that_is_not_a_mapping_is_refused(by_experiment):
     write(config.PROFILES, "experiments: {2: 7}\n", "small.yaml")
     path = write(by_experiment, "experiment: 2\n", "experiment.yaml")

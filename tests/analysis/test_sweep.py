@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import sweep
+from analysis import batches, sweep
 from analysis.sweep import choose
 from config import InputError, load_config
 from train import run
@@ -46,7 +46,7 @@ def test_sweep_runs_extends_writes_and_resumes(monkeypatch, tmp_path):
             assert load_config(file, overrides) == config
             run(config)
 
-    monkeypatch.setattr(sweep, "run_at_a_time", run_here)
+    monkeypatch.setattr(batches, "run_at_a_time", run_here)
     sweep.sweep(["1"], tmp_path)
     # Three rates, then one more.
     assert asked == [3, 1]
