@@ -15,18 +15,22 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import SequenceClassifierOutput
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerBase,
+)
 
-from backbones.dropout import use_fast_dropout
-from backbones.encoders import BertBackbone, EmbeddingBackbone, LSTMBackbone, TransformerBackbone
+from backbones.classifier import ReviewClassifier, ReviewConfig
+from backbones.encoders import BertBackbone
 from config import MINILM, InputError, ModelConfig, config_from_dict, read_json
 from data import packaged_encoder
-from lstm import EncoderDecoder
 from sources import hub
-from transformer_solution import MultiHeadedAttention, Transformer
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 # Settings that saved models of earlier versions have under other names.
@@ -50,40 +54,8 @@ _ENCODER_KEYS = (
 _EMBEDDING = {"lstm": "encoder.embedding", "transformer": "embedding", "embedding": ""}
 
 
-class ReviewClassifier(nn.Module):
-    """A linear layer over a backbone's pooled representation of a review; class 0 is negative, 1 positive.
-
-    Args:
-        backbone: called as `backbone(input_ids, attention_mask)`, with an `output_size`.
-    """
-
-    def __init__(self, backbone: nn.Module):
-        super().__init__()
-        self.backbone = backbone
-        self.classifier = nn.Linear(backbone.output_size, 2)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, **cached: Tensor
-    ) -> SequenceClassifierOutput:
-        """Classify a batch.
-
-        Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = token.
-            labels: (B,) 0/1.
-            cached: what the backbone need not compute again, such as `hidden_states` of a `BertBackbone`.
-
-        Returns:
-            `logits` (B, 2) and `loss`, the mean cross-entropy over the batch in nats (None without labels).
-        """
-        logits = self.classifier(self.backbone(input_ids, attention_mask, **cached)).float()
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Set which parameters are trained in `epoch`, counted from 1: all, but in a pretrained backbone."""
-        if isinstance(self.backbone, BertBackbone):
-            self.backbone.start_epoch(epoch)
+AutoConfig.register(ReviewConfig.model_type, ReviewConfig)
+AutoModelForSequenceClassification.register(ReviewConfig, ReviewClassifier)
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> ReviewClassifier:
@@ -93,27 +65,27 @@ def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> R
         InputError: the pretrained encoder is not available, is not a BERT model, has too few layers, or has fewer
             embeddings than the tokenizer has ids, or fewer positions than `max_length`.
     """
-    if config.backbone == "bert":
-        encoder = _load_encoder(config)
-        _check_fit(encoder.config, config, vocabulary_size, max_length)
-        model = ReviewClassifier(_bert_backbone(encoder, config))
-    else:
-        model = _build_from_scratch(config, vocabulary_size, max_length)
-    use_fast_dropout(model)
-    return model
+    settings = ReviewConfig(asdict(config), vocabulary_size, max_length)
+    if config.backbone != "bert":
+        return ReviewClassifier(settings)
+    encoder = _load_encoder(config)
+    _check_fit(encoder.config, config, vocabulary_size, max_length)
+    settings.encoder = encoder.config.to_dict()
+    try:
+        backbone = BertBackbone(encoder, config.unfreeze_epoch, config.unfreeze_layers, config.pooling)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return ReviewClassifier(settings, backbone)
 
 
-def save_model(
-    folder: Path, model: ReviewClassifier, config: ModelConfig, max_length: int, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Write weights (safetensors), settings (JSON) and tokenizer to `folder`; no pickle."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
-    settings = {"model": asdict(config), "vocabulary_size": len(tokenizer), "max_length": max_length}
-    if config.backbone == "bert":
-        settings["encoder"] = model.backbone.model.config.to_dict()
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-    tokenizer.save_pretrained(folder)
+def save_model(folder: Path, model: ReviewClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write weights (safetensors), settings (JSON) and tokenizer to `folder`, for `from_pretrained`; no pickle."""
+    model.save_pretrained(folder)
+    limit, tokenizer.model_max_length = tokenizer.model_max_length, model.config.max_tokens
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = limit
 
 
 def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenizerBase, int]:
@@ -126,21 +98,18 @@ def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenize
     for name in (WEIGHTS, SETTINGS, "tokenizer.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: no such file; train the model first")
-    settings, config = _read_settings(folder)
+    config = _read_config(folder)
     try:
-        max_length = settings["max_length"]
-        if config.backbone == "bert":
-            encoder = BertModel(BertConfig.from_dict(settings["encoder"]), add_pooling_layer=False)
-            model = ReviewClassifier(_bert_backbone(encoder, config))
-        else:
-            model = _build_from_scratch(config, settings["vocabulary_size"], max_length)
+        with _quiet_loading():
+            model, loaded = ReviewClassifier.from_pretrained(folder, config=config, output_loading_info=True)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / SETTINGS}: not the settings of a saved model ({error!r})") from None
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {str(error)[:300]}") from None
-    return model.eval(), _load_saved_tokenizer(folder), max_length
+        raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {_one_line(error)}") from None
+    wrong = {what: sorted(map(str, names)) for what, names in loaded.items() if names}
+    if wrong:
+        raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {str(wrong)[:300]}")
+    return model.eval(), _load_saved_tokenizer(folder), config.max_tokens
 
 
 def find_saved_model(path: str | Path) -> Path:
@@ -178,7 +147,7 @@ def load_initial_weights(model: ReviewClassifier, config: ModelConfig, tokenizer
         source, source_tokenizer, _ = load_model(folder)
     except InputError as error:
         raise InputError(f"model.init_from: {error}") from None
-    differences = _differing_architecture(_read_settings(folder)[1], source, config, model)
+    differences = _differing_architecture(ModelConfig(**source.config.model), source, config, model)
     if _tokenizer_content(source_tokenizer) != _tokenizer_content(tokenizer):
         sizes = f"{len(source_tokenizer)} and {len(tokenizer)} entries"
         differences.append(f"the tokenizer (vocabularies of {sizes}; see data.tokenizer)")
@@ -198,42 +167,6 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
 
 
 # ---------------------------------------------------------------- building
-
-
-def _build_from_scratch(config: ModelConfig, vocabulary_size: int, max_length: int) -> ReviewClassifier:
-    """The classifier over an LSTM, a Transformer or an embedding."""
-    if config.backbone == "transformer":
-        model = Transformer(
-            vocabulary_size,
-            embed_dim=config.embedding_size,
-            hidden_dim=config.hidden_size,
-            num_heads=config.num_heads,
-            num_layers=config.num_layers,
-            block=config.block,
-            dropout=config.dropout,
-            attn_implementation=config.attn_implementation,
-        )
-        return ReviewClassifier(TransformerBackbone(model, config.pooling))
-    if config.backbone == "embedding":
-        sizes = vocabulary_size, config.embedding_size
-        return ReviewClassifier(EmbeddingBackbone(*sizes, config.dropout, config.pooling))
-    attention = MultiHeadedAttention(2 * config.hidden_size, num_heads=1) if config.attention else None
-    model = EncoderDecoder(
-        vocabulary_size,
-        embedding_size=config.embedding_size,
-        hidden_size=config.hidden_size,
-        dropout=config.dropout,
-        encoder_only=not config.decoder,
-        attn=attention,
-    )
-    with torch.no_grad():
-        for rnn in (model.encoder.rnn, *([model.decoder.rnn] if model.decoder else [])):
-            for name, bias in rnn.named_parameters():
-                if name.startswith("bias_ih"):
-                    # The gates' order is input, forget, cell, output.
-                    bias[rnn.hidden_size : 2 * rnn.hidden_size] += config.forget_bias
-    padded_length = max_length if config.padding == "right" else None
-    return ReviewClassifier(LSTMBackbone(model, padded_length, config.pooling))
 
 
 def _load_encoder(config: ModelConfig) -> BertModel:
@@ -279,13 +212,6 @@ def _check_fit(encoder: BertConfig, config: ModelConfig, vocabulary_size: int, m
         )
 
 
-def _bert_backbone(encoder: BertModel, config: ModelConfig) -> BertBackbone:
-    try:
-        return BertBackbone(encoder, config.unfreeze_epoch, config.unfreeze_layers, config.pooling)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
     """No bar for a load of a moment, and no report that the pooler, which no classifier here reads, is left out."""
@@ -302,14 +228,19 @@ def _quiet_loading() -> Iterator[None]:
 # ---------------------------------------------------------------- saved models
 
 
-def _read_settings(folder: Path) -> tuple[dict, ModelConfig]:
-    """All settings in a saved model's folder, and those of its architecture."""
+def _read_config(folder: Path) -> ReviewConfig:
+    """The settings in a saved model's folder, also in one that an earlier version wrote."""
     settings = read_json(folder / SETTINGS)
     try:
-        model_settings = {_RENAMED.get(key, key): value for key, value in settings["model"].items()}
-    except (KeyError, AttributeError) as error:
+        given = {_RENAMED.get(key, key): value for key, value in settings["model"].items()}
+        model = config_from_dict(given, f"{folder / SETTINGS}", ModelConfig)
+        # Earlier versions wrote max_length, which transformers reserves for generated text.
+        sizes = settings["vocabulary_size"], settings["max_tokens" if "max_tokens" in settings else "max_length"]
+        if not all(isinstance(size, int) for size in sizes):
+            raise TypeError(f"vocabulary_size and max_tokens are {sizes}; expected whole numbers")
+        return ReviewConfig(asdict(model), *sizes, settings["encoder"] if model.backbone == "bert" else None)
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / SETTINGS}: not the settings of a saved model ({error!r})") from None
-    return settings, config_from_dict(model_settings, f"{folder / SETTINGS}", ModelConfig)
 
 
 def _load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel
 
 import transformer_solution
 from backbones.dropout import Dropout
+from backbones.encoders import BertBackbone, LSTMBackbone
 from config import CONFIGS, load_config
 from helpers import (
     EXPERIMENTS,
@@ -27,7 +28,7 @@ from helpers import (
     randomize,
 )
 from lstm import LSTM
-from models import BertBackbone, LSTMBackbone, ReviewClassifier, build_model
+from models import ReviewClassifier, ReviewConfig, build_model
 from transformer_solution import LayerNorm, MultiHeadedAttention
 
 V, FULL = 29, 19
@@ -367,7 +368,11 @@ def test_bert_logits_and_gradients_equal_the_whole_model_at_its_first_position(u
     """Against transformers' own forward pass, every layer at every position."""
     torch.manual_seed(0)
     encoder = randomize(make_bert(4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double(), std=0.4)
-    model = ReviewClassifier(BertBackbone(encoder, unfreeze_epoch=1, unfreeze_layers=unfreeze_layers)).double().train()
+    model = (
+        ReviewClassifier(ReviewConfig(), BertBackbone(encoder, unfreeze_epoch=1, unfreeze_layers=unfreeze_layers))
+        .double()
+        .train()
+    )
     ids, mask, labels = make_batch(BATCHES["ragged"])
     states = {"hidden_states": model.backbone.frozen_states(ids, mask)} if cached else {}
     whole = encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]

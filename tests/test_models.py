@@ -1,6 +1,7 @@
 """models.py: the classifier over each backbone: settings, learning, freezing, saving."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from helpers import EXPERIMENTS, assert_close, assert_same_tensors, ragged_mask
 from models import (
     BertBackbone,
     ReviewClassifier,
+    ReviewConfig,
     build_model,
     count_parameters,
     load_model,
@@ -166,7 +168,7 @@ def trained(model: ReviewClassifier) -> set[str]:
     [(2, 1, [[], [3], [3]]), (3, 2, [[], [], [2, 3]]), (1, 4, [[0, 1, 2, 3]] * 3), (2, 0, [[], [], []])],
 )
 def test_only_unfrozen_layers_and_classifier_have_gradients(unfreeze_epoch, unfreeze_layers, expected):
-    model = ReviewClassifier(small_bert(unfreeze_epoch=unfreeze_epoch, unfreeze_layers=unfreeze_layers))
+    model = ReviewClassifier(ReviewConfig(), small_bert(unfreeze_epoch=unfreeze_epoch, unfreeze_layers=unfreeze_layers))
     names = [name for name, _ in model.named_parameters()]
     for epoch, layers in enumerate(expected, start=1):
         model.start_epoch(epoch)
@@ -227,7 +229,7 @@ def test_frozen_states_leave_the_module_list_alone():
 
 
 def test_bert_logits_ignore_padding_ids():
-    model = ReviewClassifier(small_bert(unfreeze_layers=2)).double().eval()
+    model = ReviewClassifier(ReviewConfig(), small_bert(unfreeze_layers=2)).double().eval()
     mask = ragged_mask([9, 1, 4], 9)
     ids = torch.randint(1, 31, mask.shape)
     others = torch.where(mask, ids, torch.randint(1, 31, mask.shape))
@@ -285,7 +287,7 @@ def test_saved_model_loads_with_equal_weights_and_logits(experiment, tokenizer, 
     config = load_config(CONFIGS / f"{experiment}.yaml", ["data.max_length=40"])
     torch.manual_seed(0)
     model = build_model(config.model, len(tokenizer), 40).eval()
-    save_model(tmp_path, model, config.model, 40, tokenizer)
+    save_model(tmp_path, model, tokenizer)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".txt"}
     loaded, loaded_tokenizer, max_length = load_model(tmp_path)
     assert max_length == 40
@@ -302,7 +304,7 @@ def test_saved_model_loads_with_equal_weights_and_logits(experiment, tokenizer, 
 @pytest.fixture
 def saved(tokenizer, tmp_path):
     config = load_config(CONFIGS / "1_lstm.yaml", ["model.embedding_size=4", "model.hidden_size=4"])
-    save_model(tmp_path, build_model(config.model, len(tokenizer), 17), config.model, 17, tokenizer)
+    save_model(tmp_path, build_model(config.model, len(tokenizer), 17), tokenizer)
     return tmp_path
 
 
@@ -327,9 +329,11 @@ def test_lstm_saved_by_an_earlier_version_loads(saved):
 
 
 def test_bert_saved_by_an_earlier_version_loads_with_its_unfrozen_layers(tokenizer, tmp_path):
-    config = ModelConfig(backbone="bert", unfreeze_epoch=3, unfreeze_layers=2)
-    model = ReviewClassifier(small_bert(unfreeze_epoch=3, unfreeze_layers=2))
-    save_model(tmp_path, model, config, 17, tokenizer)
+    backbone = small_bert(unfreeze_epoch=3, unfreeze_layers=2)
+    settings = asdict(ModelConfig(backbone="bert", unfreeze_epoch=3, unfreeze_layers=2))
+    config = ReviewConfig(settings, len(tokenizer), 17, backbone.model.config.to_dict())
+    model = ReviewClassifier(config, backbone)
+    save_model(tmp_path, model, tokenizer)
     rename_settings(tmp_path, EARLIER_NAMES, pretrained="packaged")
     loaded = load_model(tmp_path)[0]
     assert_same_tensors(loaded.state_dict(), model.state_dict())

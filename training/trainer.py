@@ -297,10 +297,10 @@ class Trainer:
 
     def save_best(self, probabilities: np.ndarray) -> None:
         """Keep the model as it is, with its predictions on the validation split."""
-        reviews, settings = self.reviews, self.config
+        reviews = self.reviews
 
         def write(folder: Path) -> None:
-            save_model(folder, self.model, settings.model, settings.data.max_length, reviews.tokenizer)
+            save_model(folder, self.model, reviews.tokenizer)
             write_predictions(folder / PREDICTIONS, reviews.validation, probabilities)
 
         write_folder(best_path(self.run_dir, self.record.step), write, num_bytes(self.model.state_dict()))

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 from analysis import figures, saliency
 from analysis.saliency import attention, main, occlusion, saliency_by_position, words_map
 from helpers import make_texts, small_config, write_csv
-from models import BertBackbone, ReviewClassifier
+from models import BertBackbone, ReviewClassifier, ReviewConfig
 from predict import TrainedModel
 from train import run
 from transformer_solution import MultiHeadedAttention
@@ -122,7 +122,7 @@ class WeightedSum(nn.Module):
 
 
 def test_saliency_of_a_linear_model_is_the_weight_of_each_position():
-    model = ReviewClassifier(WeightedSum([0.5, -2.0, 0.0])).train()
+    model = ReviewClassifier(ReviewConfig(), WeightedSum([0.5, -2.0, 0.0])).train()
     saliency = saliency_by_position(model, torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 4, 7]]))
     row = model.classifier.weight[1] - model.classifier.weight[0]
     assert saliency == pytest.approx(np.array([0.5, 2.0, 0.0]) * row.norm().item(), rel=1e-5)
@@ -135,7 +135,7 @@ def test_saliency_of_a_frozen_encoder_equals_autograd_through_all_its_layers():
     torch.manual_seed(0)
     sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 20, "num_attention_heads": 3}
     encoder = BertModel(BertConfig(num_hidden_layers=3, **sizes), add_pooling_layer=False).double()
-    model = ReviewClassifier(BertBackbone(encoder, unfreeze_epoch=2, unfreeze_layers=1)).double()
+    model = ReviewClassifier(ReviewConfig(), BertBackbone(encoder, unfreeze_epoch=2, unfreeze_layers=1)).double()
     ids = torch.randint(1, 31, (5, 7))
     saliency = saliency_by_position(model, ids)
     encoder.eval()

@@ -6,7 +6,7 @@ from torch import nn
 
 from config import Config, DataConfig, TrainConfig
 from helpers import load_benchmark
-from models import ReviewClassifier
+from models import ReviewClassifier, ReviewConfig
 
 
 def settings(num_reviews: int, num_tokens: int, precision: str = "fp32") -> Config:
@@ -33,7 +33,7 @@ class Mean(nn.Module):
 
 def test_saved_activations_are_counted_once_and_without_weights(memory):
     reviews, tokens, width = 7, 11, 53
-    model = ReviewClassifier(Mean(width))
+    model = ReviewClassifier(ReviewConfig(), Mean(width))
     saved = memory.saved_bytes(model, settings(reviews, tokens))
     ids = 8 * reviews * tokens
     # Ids for the embedding, its vectors for the sine, their mean for the linear layer; the loss keeps log-probabilities
@@ -45,13 +45,13 @@ def test_saved_activations_are_counted_once_and_without_weights(memory):
 
 
 def test_saved_bytes_grow_in_proportion_to_the_batch(memory):
-    model = ReviewClassifier(Mean())
+    model = ReviewClassifier(ReviewConfig(), Mean())
     one, three = (memory.saved_bytes(model, settings(n, 50)) for n in (10, 30))
     assert three / one == pytest.approx(3, rel=0.01)
 
 
 def test_frozen_backbone_saves_no_activations(memory):
-    model = ReviewClassifier(Mean())
+    model = ReviewClassifier(ReviewConfig(), Mean())
     model.backbone.requires_grad_(False)
     assert memory.saved_bytes(model, settings(7, 50)) < 4 * 7 * 50
     assert torch.is_grad_enabled()
@@ -72,5 +72,7 @@ class Square(nn.Module):
 
 
 def test_bf16_saves_less_for_matrix_products(memory):
-    full, half = (memory.saved_bytes(ReviewClassifier(Square()), settings(7, 53, p)) for p in ("fp32", "bf16"))
+    full, half = (
+        memory.saved_bytes(ReviewClassifier(ReviewConfig(), Square()), settings(7, 53, p)) for p in ("fp32", "bf16")
+    )
     assert half < 0.7 * full

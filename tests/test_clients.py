@@ -1,0 +1,91 @@
+"""A saved run in the hands of other libraries: transformers' Auto classes, pipeline and Trainer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainingArguments,
+    pipeline,
+)
+from transformers import Trainer as HuggingFaceTrainer
+
+from helpers import small_config
+from models import ReviewClassifier
+from predict import predict
+from train import run
+
+EXPERIMENTS = ("1_lstm", "4_lstm_attention", "5_transformer_prenorm", "8_minilm")
+TEXTS = ["good good", "bad", "A fine film, good from the first minute to the last. " * 9, "nothing of it is good"]
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def saved(request, tmp_path_factory, review_files) -> Path:
+    """The folder of a small run's best model."""
+    folder = tmp_path_factory.mktemp("clients") / request.param
+    run(small_config(request.param, review_files, folder, "train.epochs=1"))
+    return folder / "best"
+
+
+def test_auto_model_and_tokenizer_load_a_run(saved):
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    assert isinstance(model, ReviewClassifier)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert json.loads((saved / "config.json").read_text())["architectures"] == ["ReviewClassifier"]
+    weights = load_file(saved / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    assert batch["input_ids"].shape[1] == tokenizer.model_max_length == model.config.max_tokens
+    with torch.inference_mode():
+        probabilities = model(**batch).logits.softmax(dim=1)[:, 1]
+        unmasked = model(batch["input_ids"]).logits.softmax(dim=1)[:, 1]
+    np.testing.assert_allclose(probabilities, predict(saved.parent, TEXTS), atol=1e-5)
+    assert torch.equal(unmasked, probabilities)
+
+
+def test_pipeline_gives_the_probabilities_of_predict(saved):
+    classify = pipeline("text-classification", str(saved), device="cpu", top_k=None)
+    expected = predict(saved.parent, TEXTS)
+    for scores, probability in zip(classify(TEXTS, truncation=True), expected, strict=True):
+        by_label = {score["label"]: score["score"] for score in scores}
+        assert by_label == pytest.approx({"positive": probability, "negative": 1 - probability}, abs=1e-5)
+
+
+def test_trainer_of_transformers_takes_a_step(saved, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    encoded = tokenizer(TEXTS, truncation=True)
+    reviews = Dataset.from_dict({**encoded, "labels": [1, 0, 1, 0]})
+    before = model.classifier.weight.detach().clone()
+    trainer = HuggingFaceTrainer(
+        model,
+        TrainingArguments(
+            str(tmp_path), max_steps=1, per_device_train_batch_size=4, use_cpu=True, report_to="none", disable_tqdm=True
+        ),
+        train_dataset=reviews,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    assert np.isfinite(trainer.train().training_loss)
+    assert not torch.equal(model.classifier.weight, before)
+    predicted = trainer.predict(reviews)
+    assert predicted.predictions.shape == (4, 2)
+    trainer.save_model(tmp_path / "again")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_tuple_instead_of_an_output_object(saved):
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    ids = torch.tensor([[101, 2204, 102]])
+    (logits,) = model(ids, return_dict=False)
+    loss, same = model(ids, labels=torch.tensor([1]), return_dict=False)
+    assert torch.equal(logits, same)
+    assert loss.item() == pytest.approx(-logits.log_softmax(dim=1)[0, 1].item(), abs=1e-6)
