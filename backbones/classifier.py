@@ -112,6 +112,12 @@ class ReviewClassifier(PreTrainedModel):
         output = SequenceClassifierOutput(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding of the tokens, for tools that need its gradients."""
+        paths = ("model.encoder.embedding", "model.embeddings.word_embeddings", "model.embedding", "model")
+        modules = dict(self.backbone.named_modules())
+        return next(modules[path] for path in paths if isinstance(modules.get(path), nn.Embedding))
+
     def start_epoch(self, epoch: int) -> None:
         """Set which parameters are trained in `epoch`, counted from 1: all, but in a pretrained backbone."""
         if isinstance(self.backbone, BertBackbone):

@@ -1,4 +1,4 @@
-"""A saved run in the hands of other libraries: transformers' Auto classes, pipeline and Trainer."""
+"""A saved run in the hands of other libraries: transformers' Auto classes, pipeline and Trainer; captum; TextAttack."""
 
 import json
 from pathlib import Path
@@ -89,3 +89,48 @@ def test_tuple_instead_of_an_output_object(saved):
     loss, same = model(ids, labels=torch.tensor([1]), return_dict=False)
     assert torch.equal(logits, same)
     assert loss.item() == pytest.approx(-logits.log_softmax(dim=1)[0, 1].item(), abs=1e-6)
+
+
+def test_call_sequence_of_textattack(saved):
+    """What its HuggingFaceModelWrapper does, padded to the limit, and what its white-box attacks need, whose package is
+    not installed here: it asks for versions that exclude each other with the project's."""
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    inputs = tokenizer(
+        TEXTS,
+        add_special_tokens=True,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).to(next(model.parameters()).device)
+    with torch.no_grad():
+        outputs = model(**inputs)
+    assert not isinstance(outputs[0], str)
+    probabilities = outputs.logits.softmax(dim=1)[:, 1].numpy()
+    np.testing.assert_allclose(probabilities, predict(saved.parent, TEXTS), atol=1e-5)
+    embedding = model.get_input_embeddings()
+    embedding.weight.requires_grad_(True)
+    if saved.parent.name != "8_minilm":
+        model.train()(**inputs, labels=torch.tensor([1, 0, 1, 0])).loss.backward()
+        rows = embedding.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist()
+        assert set(rows) <= set(inputs["input_ids"].flatten().tolist())
+        assert rows
+
+
+def test_integrated_gradients_of_captum_sum_to_the_difference_of_the_logits(saved):
+    """Completeness (Sundararajan et al. 2017, section 3) on one review, and the word that decides."""
+    attr = pytest.importorskip("captum.attr", reason="the extra explain is not installed")
+    model = AutoModelForSequenceClassification.from_pretrained(saved).eval()
+    if saved.parent.name == "8_minilm":
+        pytest.skip("its frozen layers compute without gradients")
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    batch = tokenizer(["it is a good film"], return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    unknown = torch.full_like(ids, tokenizer.unk_token_id)
+    difference = lambda ids, mask: model(ids, mask).logits @ torch.tensor([-1.0, 1.0])  # noqa: E731
+    gradients = attr.LayerIntegratedGradients(difference, model.get_input_embeddings())
+    attributions = gradients.attribute(ids, unknown, additional_forward_args=(mask,), n_steps=200).sum(dim=-1)
+    with torch.no_grad():
+        expected = difference(ids, mask) - difference(unknown, mask)
+    assert attributions.sum().item() == pytest.approx(expected.item(), abs=0.02 * max(0.05, abs(expected.item())))
