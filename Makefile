@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROFILE ?= quick
 
-.PHONY: help setup run sweep ablation test test-gpu lint report notebook wheel
+.PHONY: help setup run sweep ablation demo test test-gpu lint report notebook wheel
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test-gpu: $(VENV)/ready ## on a machine with a GPU: the tests marked cuda, speed
 lint: $(VENV)/ready ## ruff: lint and format, the notebook too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+demo: $(VENV)/ready ## a page on which to watch the trained models read a review (pip install gradio)
+	$(BIN)/python -m analysis.demo
 
 report: $(VENV)/ready ## figures, tables and report/report.pdf from the committed logs
 	$(BIN)/python -m analysis.report logs/reference --written report

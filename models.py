@@ -80,7 +80,8 @@ def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> R
 
 def save_model(folder: Path, model: ReviewClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write weights (safetensors), settings (JSON) and tokenizer to `folder`, for `from_pretrained`; no pickle."""
-    model.save_pretrained(folder)
+    with _quiet():
+        model.save_pretrained(folder)
     limit, tokenizer.model_max_length = tokenizer.model_max_length, model.config.max_tokens
     try:
         tokenizer.save_pretrained(folder)
@@ -100,7 +101,7 @@ def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenize
             raise InputError(f"{folder / name}: no such file; train the model first")
     config = _read_config(folder)
     try:
-        with _quiet_loading():
+        with _quiet():
             model, loaded = ReviewClassifier.from_pretrained(folder, config=config, output_loading_info=True)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / SETTINGS}: not the settings of a saved model ({error!r})") from None
@@ -184,7 +185,7 @@ def _load_encoder(config: ModelConfig) -> BertModel:
             raise InputError(
                 f"model.pretrained={config.pretrained!r} is a {settings.model_type} model; expected a BERT model"
             )
-        with _quiet_loading():
+        with _quiet():
             return AutoModel.from_pretrained(
                 source,
                 config=settings,
@@ -213,8 +214,8 @@ def _check_fit(encoder: BertConfig, config: ModelConfig, vocabulary_size: int, m
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No bar for a load of a moment, and no report that the pooler, which no classifier here reads, is left out."""
+def _quiet() -> Iterator[None]:
+    """No bar for a moment's work, and no report that the pooler, which no classifier here reads, is left out."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
