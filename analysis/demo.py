@@ -166,43 +166,17 @@ def build_page(models: Sequence[NamedModel]):
     """
     gr = _gradio()
     reader = Reader(models)
-    labels, names = list(reader.models), [name for name, p in PERTURBATIONS.items() if p.kind != "control"]
     with gr.Blocks(title="Eight models read a review") as page:
         gr.Markdown(
             "# Eight models read a review\nIs it positive? Perturb it, and watch which of them change their mind."
         )
         with gr.Row():
             with gr.Column(min_width=320):
-                text = gr.Textbox(REVIEWS[0], label="Review", lines=4, max_lines=12, elem_id="review")
-                gr.Examples([[review] for review in REVIEWS], [text], label="or one of these")
-                name = gr.Dropdown(names, value="qwerty", label="Perturbation", elem_id="perturbation")
-                amount = gr.Slider(0, 1, 0.3, step=0.05, label="Share of the places that it changes", elem_id="amount")
-                perturbed = gr.Textbox(label="The review, perturbed", lines=3, interactive=False, elem_id="perturbed")
+                text, name, amount, perturbed = _review_column(gr)
             with gr.Column(min_width=320):
-                message = gr.Markdown(elem_id="message")
-                table = gr.Dataframe(
-                    headers=["model", "as it is", "perturbed"],
-                    label="Probability that the review is positive",
-                    interactive=False,
-                    wrap=True,
-                    column_widths=["48%", "20%", "32%"],
-                    max_height=800,
-                    elem_id="table",
-                )
-                plot = gr.ScatterPlot(
-                    x="model",
-                    y="probability of positive",
-                    color="review",
-                    y_lim=[0, 1],
-                    height=240,
-                    elem_id="plot",
-                )
+                message, table, plot = _probabilities_column(gr)
         gr.Markdown("## The words that a model leans on")
-        with gr.Row():
-            label = gr.Dropdown(labels, value=labels[0], label="Model", elem_id="model")
-            kind = gr.Radio(list(MEANINGS), value=OCCLUSION, label="Found by (4 to 7 have attention)", elem_id="kind")
-        words = gr.HighlightedText(label="Of the review as it is", elem_id="words")
-        inputs, outputs = [text, name, amount, label, kind], [message, perturbed, table, plot, words]
+        label, kind, words = _words_section(gr, list(reader.models))
 
         def show(text: str, name: str, amount: float, label: str, kind: str) -> tuple:
             try:
@@ -213,9 +187,42 @@ def build_page(models: Sequence[NamedModel]):
             except InputError as error:
                 return str(error), "", None, None, []
 
+        inputs, outputs = [text, name, amount, label, kind], [message, perturbed, table, plot, words]
         for event in (page.load, text.change, name.change, amount.change, label.change, kind.change):
             event(show, inputs, outputs, show_progress="minimal", trigger_mode="always_last")
     return page
+
+
+def _review_column(gr) -> tuple:
+    names = [name for name, perturbation in PERTURBATIONS.items() if perturbation.kind != "control"]
+    text = gr.Textbox(REVIEWS[0], label="Review", lines=4, max_lines=12, elem_id="review")
+    gr.Examples([[review] for review in REVIEWS], [text], label="or one of these")
+    name = gr.Dropdown(names, value="qwerty", label="Perturbation", elem_id="perturbation")
+    amount = gr.Slider(0, 1, 0.3, step=0.05, label="Share of the places that it changes", elem_id="amount")
+    perturbed = gr.Textbox(label="The review, perturbed", lines=3, interactive=False, elem_id="perturbed")
+    return text, name, amount, perturbed
+
+
+def _probabilities_column(gr) -> tuple:
+    message = gr.Markdown(elem_id="message")
+    table = gr.Dataframe(
+        headers=["model", "as it is", "perturbed"],
+        label="Probability that the review is positive",
+        interactive=False,
+        wrap=True,
+        column_widths=["48%", "20%", "32%"],
+        max_height=800,
+        elem_id="table",
+    )
+    axes = {"x": "model", "y": "probability of positive", "color": "review", "y_lim": [0, 1]}
+    return message, table, gr.ScatterPlot(**axes, height=240, elem_id="plot")
+
+
+def _words_section(gr, labels: list[str]) -> tuple:
+    with gr.Row():
+        label = gr.Dropdown(labels, value=labels[0], label="Model", elem_id="model")
+        kind = gr.Radio(list(MEANINGS), value=OCCLUSION, label="Found by (4 to 7 have attention)", elem_id="kind")
+    return label, kind, gr.HighlightedText(label="Of the review as it is", elem_id="words")
 
 
 def _cells(values: pd.DataFrame) -> pd.DataFrame:
