@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BertForTokenClassification,
     BertModel,
     PreTrainedTokenizerBase,
 )
@@ -111,6 +112,28 @@ def load_model(folder: str | Path) -> tuple[ReviewClassifier, PreTrainedTokenize
     if wrong:
         raise InputError(f"{folder / WEIGHTS}: not the weights of this model: {str(wrong)[:300]}")
     return model.eval(), _load_saved_tokenizer(folder), config.max_tokens
+
+
+def as_plain_bert(model: ReviewClassifier) -> BertForTokenClassification:
+    """A classifier of experiment 8 as a model that `transformers` has without this project; (B, T) -> logits (B, T, 2).
+
+    The review's logits are those at its first token, [CLS]; of `model.pooling=mean` the mean over its tokens. BERT's
+    own sequence classifier has another layer between the two, which these runs don't.
+
+    Raises:
+        InputError: another backbone, or another pooling, which is no position and no mean.
+    """
+    settings = model.config.model
+    if settings["backbone"] != "bert" or settings["pooling"] not in ("first", "mean"):
+        raise InputError(
+            f"a classifier with model.backbone={settings['backbone']} and model.pooling={settings['pooling']} is no "
+            "plain BERT; expected bert with first or mean"
+        )
+    labels = {"id2label": model.config.id2label, "label2id": model.config.label2id}
+    plain = BertForTokenClassification(BertConfig.from_dict(model.config.encoder | labels))
+    plain.bert.load_state_dict(model.backbone.model.state_dict())
+    plain.classifier.load_state_dict(model.classifier.state_dict())
+    return plain.eval()
 
 
 def find_saved_model(path: str | Path) -> Path:

@@ -15,6 +15,8 @@ BASELINE_GREY = "0.45"
 # Where a label can stand beside its marker, and the size of a cost panel; in points.
 LABEL_OFFSETS = ((10, 8), (10, -8), (-10, 8), (-10, -8), (0, 11), (0, -11), (12, 0), (-12, 0))
 PANEL_POINTS = (240, 170)
+# A curve leaves out evaluations that are closer to the one before, as a share of the largest distance.
+MOST_CROWDED = 0.2
 LINE_STYLES = ("-", "--", ":", "-.")
 # Key, label and factor to the label's unit.
 CURVE_PANELS = (
@@ -35,9 +37,10 @@ MEMORY_PARTS = (
     ("saved_bytes", "activations saved for the backward pass"),
 )
 CURVES_CAPTION = (
-    "Learning curves of the experiments. A point is an evaluation. The training loss is the mean over the reviews "
-    "since the previous evaluation, with dropout on; it can exceed the validation loss, which is computed without "
-    "dropout. Iterations are optimiser steps; every experiment trains on the same reviews in the same batches."
+    "Learning curves of the experiments. A point is an evaluation; one at an epoch's end that follows another within a "
+    "few steps is left out. The training loss is the mean over the reviews since the previous evaluation, with dropout "
+    "on; it can exceed the validation loss, which is computed without dropout. Iterations are optimiser steps; every "
+    "experiment trains on the same reviews in the same batches."
 )
 
 
@@ -50,8 +53,9 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     for axis, (metric, title, scale) in zip(axes, CURVE_PANELS, strict=True):
         for name, run in named.items():
             if run.summary["experiment"]:
-                steps = [line["step"] for line in run.metrics]
-                values = [scale * line[metric] for line in run.metrics]
+                lines = _evenly_spaced(run.metrics)
+                steps = [line["step"] for line in lines]
+                values = [scale * line[metric] for line in lines]
                 look = {"color": color_of(run.summary["experiment"]), "marker": "o", "markersize": 3, "linewidth": 1.5}
                 axis.plot(steps, values, styles[name], label=f"{name} {run.summary['architecture']}", **look)
         axis.set(xlabel="training iteration (step)", ylabel=title, title=title[:1].upper() + title[1:])
@@ -63,6 +67,13 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     handles, labels = axes[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _evenly_spaced(metrics: Sequence[dict]) -> list[dict]:
+    """Without the evaluations at an epoch's end that follow another at once: their training loss is that of a few
+    steps, and they draw a vertical line."""
+    gaps = np.diff([0, *(line["step"] for line in metrics)])
+    return [line for line, gap in zip(metrics, gaps, strict=True) if gap >= MOST_CROWDED * gaps.max()]
 
 
 def accuracies(facts: dict) -> Figure:

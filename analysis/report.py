@@ -1,7 +1,7 @@
 """Logs of runs -> tables, figures and the written report.
 
     python -m analysis.report logs/quick                       # table and learning curves of a folder of runs
-    python -m analysis.report logs/reference --written report  # whole report: figures, tables, facts, report.pdf
+    python -m analysis.report logs/reference --written report  # whole report: figures, tables, facts, PDF and web page
 
 Reads what `train.py` and the other commands left in the folders, and nothing else.
 """
@@ -79,7 +79,7 @@ def report_runs(folder: Path) -> None:
 
 
 def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
-    """Write figures/, table.md, table.tex, answer.md, facts.json and report.pdf from a folder of logs.
+    """Write figures/, table.md, table.tex, answer.md, facts.json, report.pdf and report.html from a folder of logs.
 
     Args:
         logs: as for `facts.collect_facts`.
@@ -239,13 +239,17 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _compile(output: Path) -> Path:
-    """report.pdf from the template and the facts in `output`; ClaimError where the template stops the build."""
+    """report.pdf and report.html from the template and the facts in `output`; ClaimError where the template stops the
+    build."""
     template, pdf = output / TEMPLATE.name, output / "report.pdf"
     if template.resolve() != TEMPLATE:
         shutil.copyfile(TEMPLATE, template)
+    page = output / "report.html"
     pdf.unlink(missing_ok=True)
+    page.unlink(missing_ok=True)
     try:
         typst.compile(template, output=pdf, root=output)
+        typst.compile(template, output=page, root=output, format="html")
     except typst.TypstError as error:
         raise ClaimError(f"{template}: {error}") from None
     return pdf

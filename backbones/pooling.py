@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from config import POOLINGS
+KINDS = ("first", "last", "mean", "max", "attention")
 
 
 class Pooling(nn.Module):
@@ -25,8 +25,8 @@ class Pooling(nn.Module):
 
     def __init__(self, kind: str, size: int, num_forward: int | None = None):
         super().__init__()
-        if kind not in POOLINGS:
-            raise ValueError(f"pooling must be one of {POOLINGS}, got {kind!r}")
+        if kind not in KINDS:
+            raise ValueError(f"pooling must be one of {KINDS}, got {kind!r}")
         self.kind = kind
         self.num_forward = size if num_forward is None else num_forward
         self.score = nn.Linear(size, 1) if kind == "attention" else None

@@ -10,6 +10,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     TrainingArguments,
@@ -17,8 +18,9 @@ from transformers import (
 )
 from transformers import Trainer as HuggingFaceTrainer
 
+from config import InputError
 from helpers import small_config
-from models import ReviewClassifier
+from models import ReviewClassifier, as_plain_bert, load_model
 from predict import predict
 from train import run
 
@@ -134,3 +136,25 @@ def test_integrated_gradients_of_captum_sum_to_the_difference_of_the_logits(save
     with torch.no_grad():
         expected = difference(ids, mask) - difference(unknown, mask)
     assert attributions.sum().item() == pytest.approx(expected.item(), abs=0.02 * max(0.05, abs(expected.item())))
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_run_8_is_a_plain_bert_read_at_cls_or_in_the_mean(pooling, review_files, tmp_path):
+    run(small_config("8_minilm", review_files, tmp_path / "run", "train.epochs=1", f"model.pooling={pooling}"))
+    model, tokenizer, _ = load_model(tmp_path / "run" / "best")
+    as_plain_bert(model).save_pretrained(tmp_path / "plain")
+    plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "plain")
+    assert type(plain).__module__.startswith("transformers.")
+    batch = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        logits, expected = plain(**batch).logits, model(**batch).logits
+    weights = batch["attention_mask"][:, :, None]
+    pooled = logits[:, 0] if pooling == "first" else (logits * weights).sum(dim=1) / weights.sum(dim=1)
+    torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-5)
+    assert plain.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_other_backbones_are_no_plain_bert(saved):
+    if saved.parent.name != "8_minilm":
+        with pytest.raises(InputError, match="is no plain BERT; expected bert with first or mean"):
+            as_plain_bert(load_model(saved)[0])

@@ -1,6 +1,7 @@
 """The committed report: the committed logs reproduce it, README shows it, logs that contradict it stop the build."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def test_committed_logs_reproduce_the_committed_report(committed_figures, tmp_pa
     for name in ("table.md", "table.tex", "answer.md"):
         assert (tmp_path / "out" / name).read_text() == (COMMITTED / name).read_text(), name
     assert pdf.stat().st_size > 50_000
+    # The web page has the same figures and sentences, and loads nothing.
+    page = pdf.with_suffix(".html").read_text()
+    assert page.count('src="data:image/') == page.count("<img") == len(list((COMMITTED / "figures").glob("*.pdf")))
+    assert not re.findall(r"""(?:src=|url\(|@import )["']?(?:https?:)?//""", page)
+    assert "<h1>Recurrent networks, attention and Transformers" in page
+    answer = json.loads((COMMITTED / "facts.json").read_text())["ranking"][0]
+    assert f"Of the eight, <strong>{answer}</strong>" in page
 
 
 def test_readme_contains_the_committed_answer_and_table():

@@ -200,6 +200,7 @@ def test_claim_that_the_logs_do_not_support_stops_the_build(
     with pytest.raises(ClaimError, match="the logs do not support this claim: 4 beats 3"):
         write_report(changed_logs, tmp_path / "out")
     assert not (tmp_path / "out" / "report.pdf").exists()
+    assert not (tmp_path / "out" / "report.html").exists()
     assert main([str(changed_logs), "--written", str(tmp_path / "out")]) == 1
     assert "the logs do not support this claim: 4 beats 3" in capsys.readouterr().err
 
