@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 
+from analysis import figures
 from analysis.figures import learning_curves
 from analysis.logs import load_runs
 from analysis.report import main, results_table, table_caption
@@ -57,6 +58,13 @@ def test_learning_curves_show_every_run_with_labelled_axes(logs):
     assert list(figure.axes[2].lines[0].get_ydata()) == pytest.approx([70, 80, 75])
     assert legend_of(figure) == ["1 architecture 1", "2 architecture 2", "3 architecture 3"]
     plt.close(figure)
+
+
+def test_curves_leave_out_an_evaluation_that_follows_another_at_once():
+    steps = (250, 500, 631, 750, 1000, 1250, 1262)
+    kept = figures._evenly_spaced([{"step": step} for step in steps])
+    assert [line["step"] for line in kept] == [250, 500, 631, 750, 1000, 1250]
+    assert figures._evenly_spaced([{"step": 4}]) == [{"step": 4}]
 
 
 def test_learning_curves_show_the_linear_baseline_as_a_line_of_its_own(logs):
