@@ -46,6 +46,49 @@ SOURCES = {
     "files": "reviews in files of their author's",
 }
 
+CARD = """# {name}
+
+Says whether a review is positive or negative: {summary[architecture]} (experiment {summary[key]}), trained by the
+project review-sequence-models, which compares recurrent networks, attention and Transformers on real reviews.
+
+| on {reviews:,} test reviews | |
+|---|---|
+| accuracy | {summary[test_accuracy]:.1%} (95% interval {low:.1%} to {high:.1%}, Wilson) |
+| F1 of the positive class | {summary[test_f1]:.3f} |
+| cross-entropy | {summary[test_loss]:.3f} nats |
+| best accuracy on {summary[data][validation]:,} validation reviews, by which it was selected | \
+{summary[best_validation_accuracy]:.1%} |
+
+## Load it
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+model = AutoModelForSequenceClassification.from_pretrained("{name}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+classify("Not bad at all!", truncation=True)
+```
+
+The code that this runs lies beside this file.
+
+## Training
+
+- Data: {summary[data][train]:,} reviews: {source}. Duplicates were removed, tags and line breaks cleaned.
+- Reviews are cut at {config.data.max_length} tokens of BERT's WordPiece.
+- {summary[epochs]} epochs, batches of {config.train.batch_size}, AdamW at a peak learning rate of
+  {config.train.learning_rate:g}, seed {config.seed}, {minutes:.0f} minutes on
+  {summary[device]}. All settings: `training_config.yaml`.
+- {millions:.1f} million parameters, {trained:.1f} of them trained.
+
+## Limits
+
+- English reviews of the kind above; on others it was not tested.
+- What stands after the first {config.data.max_length} tokens is not read.
+- Typos, look-alike letters and a few chosen words can turn its prediction.
+- The interval covers other test reviews, not other training runs. A probability is not a degree of sentiment.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status of `run_command`."""
@@ -95,8 +138,25 @@ def model_card(run: Run, config: Config, name: str) -> ModelCard:
     _, labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
     low, high = share_interval(int(is_correct(probabilities, labels).sum()), len(labels))
     source = SOURCES[config.data.source]
+    data = _metadata(config, summary, name, source)
+    text = CARD.format(
+        name=name,
+        summary=summary,
+        config=config,
+        source=source,
+        reviews=len(labels),
+        low=low,
+        high=high,
+        minutes=summary["train_seconds"] / 60,
+        millions=summary["parameters"] / 1e6,
+        trained=summary["trainable_parameters"] / 1e6,
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _metadata(config: Config, summary: dict, name: str, source: str) -> ModelCardData:
     result = {"task_type": "text-classification", "dataset_type": config.data.source, "dataset_name": source}
-    data = ModelCardData(
+    return ModelCardData(
         language="en",
         license="mit" if config.model.backbone != "bert" else "apache-2.0",
         library_name="transformers",
@@ -108,49 +168,6 @@ def model_card(run: Run, config: Config, name: str) -> ModelCard:
             for metric, key in (("accuracy", "test_accuracy"), ("f1", "test_f1"))
         ],
     )
-    text = f"""# {name}
-
-Says whether a review is positive or negative: {summary["architecture"]} (experiment {summary["key"]}), trained by the
-project review-sequence-models, which compares recurrent networks, attention and Transformers on real reviews.
-
-| on {len(labels):,} test reviews | |
-|---|---|
-| accuracy | {summary["test_accuracy"]:.1%} (95% interval {low:.1%} to {high:.1%}, Wilson) |
-| F1 of the positive class | {summary["test_f1"]:.3f} |
-| cross-entropy | {summary["test_loss"]:.3f} nats |
-| best accuracy on {summary["data"]["validation"]:,} validation reviews, by which it was selected | \
-{summary["best_validation_accuracy"]:.1%} |
-
-## Load it
-
-```python
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-model = AutoModelForSequenceClassification.from_pretrained("{name}", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
-classify("Not bad at all!", truncation=True)
-```
-
-The code that this runs lies beside this file.
-
-## Training
-
-- Data: {summary["data"]["train"]:,} reviews: {source}. Duplicates were removed, tags and line breaks cleaned.
-- Reviews are cut at {config.data.max_length} tokens of BERT's WordPiece.
-- {summary["epochs"]} epochs, batches of {config.train.batch_size}, AdamW at a peak learning rate of
-  {config.train.learning_rate:g}, seed {config.seed}, {summary["train_seconds"] / 60:.0f} minutes on
-  {summary["device"]}. All settings: `training_config.yaml`.
-- {summary["parameters"] / 1e6:.1f} million parameters, {summary["trainable_parameters"] / 1e6:.1f} of them trained.
-
-## Limits
-
-- English reviews of the kind above; on others it was not tested.
-- What stands after the first {config.data.max_length} tokens is not read.
-- Typos, look-alike letters and a few chosen words can turn its prediction.
-- The interval covers other test reviews, not other training runs. A probability is not a degree of sentiment.
-"""
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 def _with_relative_imports(code: str) -> str:

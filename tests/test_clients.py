@@ -24,7 +24,7 @@ from models import ReviewClassifier, as_plain_bert, load_model
 from predict import predict
 from train import run
 
-EXPERIMENTS = ("1_lstm", "4_lstm_attention", "5_transformer_prenorm", "8_minilm")
+EXPERIMENTS = ("4_lstm_attention", "5_transformer_prenorm", "8_minilm")
 TEXTS = ["good good", "bad", "A fine film, good from the first minute to the last. " * 9, "nothing of it is good"]
 
 

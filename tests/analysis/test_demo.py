@@ -142,7 +142,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(trained):
     """The address of the page, which the command opens."""
     pytest.importorskip("gradio", reason="the extra demo is not installed")
@@ -159,8 +159,8 @@ def page(trained):
             assert process.wait(60) == 130
 
 
-@pytest.fixture
-def browser(no_network):
+@pytest.fixture(scope="module")
+def browser():
     """A headless Chromium that may reach this computer only."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if not (CHROMIUM and DRIVER):

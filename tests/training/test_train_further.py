@@ -184,7 +184,7 @@ def test_weights_of_another_architecture_are_refused(make_config, tmp_path, sour
     model_settings = make_config(source).model
     tokenizer = load_tokenizer("packaged")
     model = build_model(model_settings, len(tokenizer), 24)
-    save_model(tmp_path / "saved", model, model_settings, 24, tokenizer)
+    save_model(tmp_path / "saved", model, tokenizer)
     config = make_config(experiment, change, f"model.init_from={tmp_path / 'saved'}")
     with pytest.raises(InputError, match=f"init_from=.*saved: its weights don't fit the new model, by {difference}"):
         run(config)
@@ -195,7 +195,7 @@ def test_weights_of_another_tokenizer_are_refused(make_config, tmp_path):
     backend = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     settings = make_config("1_lstm").model
-    save_model(tmp_path / "saved", build_model(settings, 3, 24), settings, 24, tokenizer)
+    save_model(tmp_path / "saved", build_model(settings, 3, 24), tokenizer)
     difference = r"the vocabulary's size: 3 -> 30522, the tokenizer \(vocabularies of 3 and 30522 entries"
     with pytest.raises(InputError, match=difference):
         run(make_config("1_lstm", f"model.init_from={tmp_path / 'saved'}"))
@@ -206,8 +206,8 @@ def test_encoder_of_another_size_is_refused(make_config, tmp_path):
     tokenizer = load_tokenizer("packaged")
     model = build_model(config.model, len(tokenizer), 24)
     model.backbone.model.encoder.layer = model.backbone.model.encoder.layer[:4]
-    model.backbone.model.config.num_hidden_layers = 4
-    save_model(tmp_path / "saved", model, config.model, 24, tokenizer)
+    model.backbone.model.config.num_hidden_layers = model.config.encoder["num_hidden_layers"] = 4
+    save_model(tmp_path / "saved", model, tokenizer)
     with pytest.raises(InputError, match="by the encoder's num_hidden_layers: 4 -> 6; give both the same"):
         run(make_config("8_minilm", f"model.init_from={tmp_path / 'saved'}"))
 
