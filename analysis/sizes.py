@@ -4,10 +4,10 @@
     python -m analysis.sizes ... --also other.csv         # evaluate on other labelled reviews, too
     python -m analysis.sizes ... --experiments 1 4        # of the eight only these
 
-Each experiment is trained with `profile=yelp_sample` on 1,000, 4,000, 16,000 and all training reviews, on few more
-often (`EPOCHS`); another seed draws other reviews, too. Beside the test reviews, the models are evaluated on those of
-the files `--also` and on the test reviews of IMDB. The logs of the runs are kept (`logs/sizes/N/...`), the accuracies
-on other reviews in `transfer.json`. Run it again to resume.
+Each experiment is trained with `profile=yelp_sample` on 1,000, 4,000, 16,000 and all training reviews, the fewer the
+more epochs (`EPOCHS`); another seed draws other reviews, too. Beside the test reviews, the models are evaluated on
+those of the files `--also` and on the test reviews of IMDB. The logs of the runs are kept (`logs/sizes/N/...`), the
+accuracies on other reviews in `transfer.json`. Run it again to resume.
 """
 
 import training  # noqa: F401  before torch
@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from analysis.batches import run_missing
 from analysis.linear_baseline import IDENTITIES, run_baseline
 from analysis.transfer import accuracy_facts
 from config import CONFIGS, InputError, load_config
 from data import load_reviews, read_file, write_text
 from predict import TrainedModel
 from training.command import run_command
+from training.jobs import run_missing
 
 # Training reviews (None: all) -> passes over them, and seeds.
 EPOCHS = {1000: 20, 4000: 8, 16000: 4, None: 2}

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.batches import run_missing
 from analysis.logs import load_run
 from config import CONFIGS, InputError
 from data import write_text
 from training.command import run_command
+from training.jobs import run_missing
 
 log = logging.getLogger(__name__)
 

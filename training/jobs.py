@@ -4,19 +4,23 @@ import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import torch
 
-from config import Config, InputError, RunError
+from config import Config, InputError, RunError, load_config
+from training.checkpoint import FOLDER as CHECKPOINTS
+from training.device import pick_device
 from training.interrupts import InterruptedRun, StopRequest, stop_requests
+from training.run_folder import finished_run
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +94,39 @@ def run_at_a_time(words: Sequence[Sequence[str]], configs: Sequence[Config], job
     failed = [config.key for config, status in zip(configs, statuses, strict=True) if status]
     if failed:
         raise RunError(f"{len(failed)} of {len(configs)} runs ended with an error, printed above: {', '.join(failed)}")
+
+
+def run_missing(words: Sequence[Sequence[str]], last: Callable[[Path], None] = lambda folder: None) -> None:
+    """Train the runs that are not complete; then keep only their logs: weights and states take 150 MB a run.
+
+    Args:
+        words: of each run, the experiment file and `key=value`, as train.py takes them.
+        last: called with the folder of each complete run that still has its model.
+
+    Raises:
+        RunError, InterruptedRun: as `run_at_a_time`. After an interruption nothing is removed: the next call does it.
+    """
+    configs = [load_config(file, overrides) for file, *overrides in words]
+    missing = [i for i, config in enumerate(configs) if finished_run(config, Path(config.run_dir)) is None]
+    try:
+        if missing:
+            devices = [pick_device(configs[i].device, configs[i].train.precision) for i in missing]
+            jobs = default_jobs(len(missing), devices)
+            run_at_a_time([words[i] for i in missing], [configs[i] for i in missing], jobs)
+    except RunError:
+        _keep_logs(configs, last)
+        raise
+    _keep_logs(configs, last)
+
+
+def _keep_logs(configs: Sequence[Config], last: Callable[[Path], None]) -> None:
+    """Of each complete run that has its model: call `last`, then remove weights and states."""
+    for config in configs:
+        folder = Path(config.run_dir)
+        if (folder / "summary.json").is_file() and (folder / "best").is_dir():
+            last(folder)
+            for name in ("best", CHECKPOINTS):
+                shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _start(words: Sequence[str], threads: int) -> subprocess.Popen:

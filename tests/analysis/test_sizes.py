@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import batches, sizes
+from analysis import sizes
 from analysis.logs import load_run
 from data import read_file
 from helpers import make_texts, write_csv
 from predict import predict
 from train import run
+from training import jobs
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def arguments(monkeypatch, tmp_path, review_files):
 def test_sizes_are_trained_and_tested_on_other_reviews(arguments, monkeypatch, tmp_path):
     ran, predicted, write = [], {}, sizes._write_transfer
 
-    def run_here(words, configs, jobs):
+    def run_here(words, configs, num_jobs):
         ran.append([config.run_dir for config in configs])
         for config in configs:
             run(config)
@@ -42,7 +43,7 @@ def test_sizes_are_trained_and_tested_on_other_reviews(arguments, monkeypatch, t
         write(folder, others)
         predicted[folder] = predict(folder, list(others["other.csv"]["text"]))
 
-    monkeypatch.setattr(batches, "run_at_a_time", run_here)
+    monkeypatch.setattr(jobs, "run_at_a_time", run_here)
     monkeypatch.setattr(sizes, "_write_transfer", written)
     assert sizes.main(arguments) == 0
     folder = tmp_path / "sizes"

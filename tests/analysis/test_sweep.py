@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import batches, sweep
+from analysis import sweep
 from analysis.sweep import choose
 from config import InputError, load_config
 from train import run
+from training import jobs
 
 
 def test_highest_mean_is_chosen_and_a_tie_goes_to_the_lower_rate_then_the_smaller_batch():
@@ -40,13 +41,13 @@ def test_sweep_runs_extends_writes_and_resumes(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "choose", lambda accuracies: next(ranks))
     asked = []
 
-    def run_here(words, configs, jobs):
+    def run_here(words, configs, num_jobs):
         asked.append(len(words))
         for (file, *overrides), config in zip(words, configs, strict=True):
             assert load_config(file, overrides) == config
             run(config)
 
-    monkeypatch.setattr(batches, "run_at_a_time", run_here)
+    monkeypatch.setattr(jobs, "run_at_a_time", run_here)
     sweep.sweep(["1"], tmp_path)
     # Three rates, then one more.
     assert asked == [3, 1]

@@ -1,5 +1,6 @@
 """Several runs at a time: what they leave, and how they stop."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import psutil
 import pytest
 import torch
 
-from config import InputError
+from config import InputError, RunError
 from helpers import read_metrics, small_config, write_config
 from train import main, run
 from training import jobs
-from training.jobs import default_jobs, take_jobs
+from training.interrupts import InterruptedRun
+from training.jobs import default_jobs, run_missing, take_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -153,3 +155,28 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.parametrize(("error", "is_kept"), [(None, False), (RunError("one failed"), False), ("stopped", True)])
+def test_only_logs_are_kept_unless_it_was_interrupted(make_config, monkeypatch, error, is_kept):
+    """After an interruption nothing more is computed or removed: the next call does that."""
+    config = make_config("1_lstm", "train.epochs=1")
+    words, seen = [[str(write_config(config))]], []
+
+    def run_here(words, configs, num_jobs):
+        run(configs[0])
+        if error is not None:
+            raise InterruptedRun(signal.SIGTERM, error) if error == "stopped" else error
+
+    monkeypatch.setattr(jobs, "run_at_a_time", run_here)
+    with contextlib.nullcontext() if error is None else pytest.raises((RunError, InterruptedRun)):
+        run_missing(words, seen.append)
+    folder = Path(config.run_dir)
+    assert [(folder / name).is_dir() for name in ("best", "checkpoints")] == [is_kept, is_kept]
+    assert seen == ([] if is_kept else [folder])
+    assert (folder / "metrics.jsonl").is_file()
+    # Complete: nothing is run again, and what was left is removed.
+    monkeypatch.setattr(jobs, "run_at_a_time", lambda *_: pytest.fail("run again"))
+    run_missing(words, seen.append)
+    assert seen == [folder]
+    assert not (folder / "best").exists()
