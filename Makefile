@@ -33,7 +33,7 @@ lint: $(VENV)/ready ## ruff: lint and format, the notebook too
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-demo: $(VENV)/ready ## a page on which to watch the trained models read a review (pip install gradio)
+demo: $(VENV)/ready ## a page on which to watch the trained models read a review
 	$(BIN)/python -m analysis.demo
 
 report: $(VENV)/ready ## figures, tables and report/report.pdf from the committed logs

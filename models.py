@@ -55,8 +55,9 @@ _ENCODER_KEYS = (
 _EMBEDDING = {"lstm": "encoder.embedding", "transformer": "embedding", "embedding": ""}
 
 
-AutoConfig.register(ReviewConfig.model_type, ReviewConfig)
-AutoModelForSequenceClassification.register(ReviewConfig, ReviewClassifier)
+# A module that is loaded again registers again.
+AutoConfig.register(ReviewConfig.model_type, ReviewConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(ReviewConfig, ReviewClassifier, exist_ok=True)
 
 
 def build_model(config: ModelConfig, vocabulary_size: int, max_length: int) -> ReviewClassifier:

