@@ -66,6 +66,8 @@ def serve(run_dirs: Sequence[Path], port: int | None) -> None:
     Raises:
         InputError: gradio is not installed, or a run can't be read.
     """
+    # The server asks itself whether it is there, and its client would say so.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     page = build_page(load_models(run_dirs or find_runs() or train_tiny_runs()))
     page.launch(server_port=port, inbrowser=True, quiet=True, prevent_thread_lock=True, **look())
     print(f"The page is at {page.local_url}; Ctrl-C closes it.", flush=True)
