@@ -8,17 +8,20 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    EvalPrediction,
     TrainingArguments,
     pipeline,
 )
 from transformers import Trainer as HuggingFaceTrainer
 
-from config import InputError
+from config import InputError, load_config
+from data import load_reviews
 from helpers import small_config
 from models import ReviewClassifier, as_plain_bert, load_model
 from predict import predict
@@ -82,6 +85,30 @@ def test_trainer_of_transformers_takes_a_step(saved, tmp_path):
     trainer.save_model(tmp_path / "again")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
     assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_evaluation_by_trainer_gives_the_metrics_of_the_run(saved, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    split = load_reviews(load_config(saved.parent / "config.yaml").data).validation
+
+    def metrics(predicted: EvalPrediction) -> dict[str, float]:
+        labels = predicted.predictions.argmax(axis=1)
+        return {
+            "accuracy": accuracy_score(predicted.label_ids, labels),
+            "f1": f1_score(predicted.label_ids, labels),
+        }
+
+    result = HuggingFaceTrainer(
+        AutoModelForSequenceClassification.from_pretrained(saved),
+        TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True),
+        eval_dataset=Dataset.from_dict({**tokenizer(list(split.texts), truncation=True), "labels": split.labels}),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=metrics,
+    ).evaluate()
+    lines = map(json.loads, (saved.parent / "metrics.jsonl").read_text().splitlines())
+    best = min(lines, key=lambda line: (-line["validation_accuracy"], line["validation_loss"]))
+    for name in ("loss", "accuracy", "f1"):
+        assert result[f"eval_{name}"] == pytest.approx(best[f"validation_{name}"], abs=1e-5), name
 
 
 def test_tuple_instead_of_an_output_object(saved):
