@@ -539,6 +539,8 @@ BLAME = ("All in all, I hated it.", "It was terrible.", "I recommend it to nobod
 
 # ---------------------------------------------------------------- the perturbations
 
+_SENTIMENT_WORDS = _matches(rf"{_START}{_alternatives(list(ANTONYMS))}{_END}(?!['’-]\w)")
+
 _ALL = (
     Perturbation(
         "contraction",
@@ -683,7 +685,7 @@ _ALL = (
         "antonym",
         "directional",
         "A sentiment word becomes its opposite, in its case. Eligible: the words of `ANTONYMS`.",
-        _span_change(_matches(rf"{_START}{_alternatives(list(ANTONYMS))}{_END}(?!['’-]\w)"), _from_table(ANTONYMS)),
+        _span_change(_SENTIMENT_WORDS, _from_table(ANTONYMS)),
     ),
     Perturbation(
         "praise",
@@ -708,6 +710,34 @@ _ALL = (
         "control that tells the effect of look-alike letters from that of unknown words.",
         _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: ["[UNK]"]),
         stream="homoglyph",
+    ),
+    Perturbation(
+        "homoglyph_removed",
+        "control",
+        "The words that homoglyph changes with the same seed and amount are left out.",
+        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: []),
+        stream="homoglyph",
+    ),
+    Perturbation(
+        "qwerty_unknown",
+        "control",
+        "The words that qwerty changes with the same seed and amount become the tokenizer's [UNK] instead.",
+        _letter_edit(_positions_in_table(QWERTY, ignore_case=True), lambda word, position, random: ["[UNK]"]),
+        stream="qwerty",
+    ),
+    Perturbation(
+        "qwerty_removed",
+        "control",
+        "The words that qwerty changes with the same seed and amount are left out.",
+        _letter_edit(_positions_in_table(QWERTY, ignore_case=True), lambda word, position, random: []),
+        stream="qwerty",
+    ),
+    Perturbation(
+        "antonym_removed",
+        "control",
+        "The words that antonym changes with the same seed and amount are left out.",
+        _span_change(_SENTIMENT_WORDS, lambda word, random: ""),
+        stream="antonym",
     ),
 )
 PERTURBATIONS = {perturbation.name: perturbation for perturbation in _ALL}

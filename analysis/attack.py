@@ -12,11 +12,11 @@ from predict import TrainedModel
 
 ATTACK_EDITS = (*LETTER_EDITS, "homoglyph")
 EDITS_PER_KIND = 2
+# The words at a review's start, of which `share_at_start` tells.
+START_WORDS = 32
 
 
-def attack(
-    model: TrainedModel, texts: Sequence[str], labels: np.ndarray, budget: int, seed: int = 0
-) -> dict[str, list[float]]:
+def attack(model: TrainedModel, texts: Sequence[str], labels: np.ndarray, budget: int, seed: int = 0) -> dict:
     """Accuracy when the words that matter most to the model each get the edit that hurts it most.
 
     A word's importance is how much probability the true label loses when the word is replaced by [UNK]. The words are
@@ -32,7 +32,8 @@ def attack(
         seed: of the edits, and of the control's choice of words.
 
     Returns:
-        `greedy` and `random`: the accuracies after 0, 1, ... `budget` words.
+        `greedy` and `random`: the accuracies after 0, 1, ... `budget` words. `share_at_start` and
+        `random_share_at_start`: of the words that they choose, those among a review's first `START_WORDS`.
     """
     spans = [[match.span() for match in WORD.finditer(text)] for text in texts]
     target = _Target(model, texts, np.asarray(labels), spans)
@@ -43,9 +44,12 @@ def attack(
     def random_edit(word: str, rank: int) -> list[str]:
         return [_random_edit(word, seed + rank)]
 
+    important, random = _most_important_first(target), _random_order(target, seed)
     return {
-        "greedy": _accuracies(target, _most_important_first(target), budget, greedy_edits),
-        "random": _accuracies(target, _random_order(target, seed), budget, random_edit),
+        "greedy": _accuracies(target, important, budget, greedy_edits),
+        "random": _accuracies(target, random, budget, random_edit),
+        "share_at_start": _share_at_start(important, budget),
+        "random_share_at_start": _share_at_start(random, budget),
     }
 
 
@@ -85,6 +89,12 @@ def _most_important_first(target: _Target) -> list[list[int]]:
         probabilities = target.label_probabilities(without, [review] * len(without)) if without else []
         order.append(np.argsort(probabilities, kind="stable").tolist())
     return order
+
+
+def _share_at_start(order: Sequence[Sequence[int]], budget: int) -> float | None:
+    """Of the first `budget` words of each order, the share that is among the first `START_WORDS`; None of none."""
+    chosen = [word for words in order for word in words[:budget]]
+    return float(np.mean([word < START_WORDS for word in chosen])) if chosen else None
 
 
 def _random_order(target: _Target, seed: int) -> list[list[int]]:

@@ -157,8 +157,8 @@ def robustness_facts(log: dict) -> dict:
     """What a log of `analysis.robustness` says, by condition, amount and model.
 
     Returns:
-        `drops` and `mechanisms` nested so, `controls` by amount and model, `attacks` by model, and of each condition,
-        in `examples`, the review whose probability changed most at the smallest amount.
+        `drops` and `mechanisms` nested so, `controls` by condition, control, amount and model, `attacks` by model, and
+        of each condition, in `examples`, the review whose probability changed most at the smallest amount.
     """
     drops, mechanisms, controls = {}, {}, {}
     for row in log["rows"]:
@@ -168,7 +168,8 @@ def robustness_facts(log: dict) -> dict:
     for row in log["mechanisms"]:
         mechanisms.setdefault(row["condition"], {})[f"{row['amount']:g}"] = row
     for row in log["controls"]:
-        controls.setdefault(f"{row['amount']:g}", {})[row["model"]] = row | _named_interval(row)
+        by_amount = controls.setdefault(row["condition"], {}).setdefault(row["control"], {})
+        by_amount.setdefault(f"{row['amount']:g}", {})[row["model"]] = row | _named_interval(row)
     return {
         "reviews": log["reviews"],
         "models": {model["model"]: model for model in log["models"]},

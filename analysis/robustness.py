@@ -15,7 +15,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
@@ -34,14 +34,21 @@ from models import WEIGHTS
 from perturbations import LETTER_EDITS, PERTURBATIONS, WORD, WORD_EDITS, perturb
 from predict import TrainedModel, predicted_labels
 from training.command import check_output, run_command
-from training.device import device_name
+from training.device import device_name, pick_device
 
 _log = logging.getLogger(__name__)
 
 AMOUNTS = (0.15, 0.4, 0.8)
-# A perturbation -> its control. Few tokens become [UNK] under homoglyphs (`unknown_after`); the control replaces the
-# same words by [UNK], so that the effect of unknown words is measured and not assumed.
-CONTROLS = {"homoglyph": "unknown"}
+# A perturbation -> its controls, against which its effect is measured and not assumed: the same words as [UNK] or
+# removed; the same sentence at the other end; and the same tokens without those that occur in no training review, whose
+# vectors were never trained.
+UNTRAINED_REMOVED = "untrained tokens removed"
+CONTROLS = {
+    "homoglyph": ("unknown", "homoglyph_removed", UNTRAINED_REMOVED),
+    "qwerty": ("qwerty_unknown", "qwerty_removed", UNTRAINED_REMOVED),
+    "antonym": ("antonym_removed",),
+    "distractor_front": ("distractor_end",),
+}
 COMPOSITIONS = (
     LETTER_EDITS,
     WORD_EDITS,
@@ -78,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--amounts", type=float, nargs="+", **amounts)
     parser.add_argument("--seed", type=int, default=0, help="of the perturbations and the choice of reviews")
     attack_help = "reviews to attack, a random N, half of each class; 0: no attack"
-    parser.add_argument("--attack", type=int, default=100, metavar="N", help=attack_help)
+    parser.add_argument("--attack", type=int, default=500, metavar="N", help=attack_help)
     parser.add_argument("--budget", type=int, default=5, metavar="N", help="words of a review that the attack may edit")
     options = parser.parse_args(arguments)
     return run_command(lambda: _measure_runs(options))
@@ -123,39 +130,51 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class Sample:
-    """Cleaned reviews, their labels, (n,) 0/1, and the seed of their perturbations."""
+    """Cleaned reviews, their labels, (n,) 0/1, the seed of their perturbations, and the models' training reviews; without
+    these every token counts as untrained."""
 
     texts: Sequence[str]
     labels: np.ndarray
     seed: int = 0
+    training_texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as one model reads them: ids cut to the length limit; tokens before the cut and [UNK]s among them, (n,)."""
+    """Texts as one model reads them: ids cut to the length limit, and those left out; tokens before the cut and [UNK]s
+    among them, (n,)."""
 
     ids: list[list[int]]
+    left_out: list[list[int]]
     lengths: np.ndarray
     num_unknown: np.ndarray
     max_length: int
 
+    @property
+    def is_whole(self) -> np.ndarray:
+        """(n,) bool: whether the model reads the whole text."""
+        return self.lengths <= self.max_length
+
 
 @dataclass(frozen=True)
 class Clean:
-    """The unperturbed reviews: their tokens by tokenization, and the probabilities of positive, (n,), by model name."""
+    """The unperturbed reviews: their tokens by tokenization; the probabilities of positive, (n,), by model name; and by
+    tokenization the ids that the training reviews have within the limit."""
 
     tokens: dict[str, Tokens]
     probabilities: dict[str, np.ndarray]
+    trained_ids: dict[str, frozenset[int]]
 
 
 def all_conditions(amounts: Sequence[float] = AMOUNTS) -> list[Condition]:
-    """Every perturbation and composition at every amount."""
-    names = [*((name,) for name in PERTURBATIONS), *COMPOSITIONS]
+    """Every perturbation and composition at every amount; controls have rows of their own (`measure_controls`)."""
+    names = [*((name,) for name, p in PERTURBATIONS.items() if p.kind != "control"), *COMPOSITIONS]
     return [Condition(steps, amount) for steps in names for amount in amounts]
 
 
 def load_models(run_dirs: Sequence[Path]) -> list[NamedModel]:
-    """The models of some runs, each under a name that is unique among them (`analysis.logs.identify`).
+    """The models of some runs, each under a name that is unique among them (`analysis.logs.identify`), and computing in
+    the precision in which it was trained, where this device can.
 
     Raises:
         InputError: a folder has no summary or no model, or two runs can't be told apart.
@@ -163,7 +182,7 @@ def load_models(run_dirs: Sequence[Path]) -> list[NamedModel]:
     models = []
     for name, run in identify([load_run(run_dir) for run_dir in run_dirs]).items():
         weights = file_digest(run.folder / "best" / WEIGHTS)
-        trained = TrainedModel(run.folder)
+        trained = TrainedModel(run.folder, _precision(run.folder))
         models.append(NamedModel(name, run.summary["architecture"], trained, weights, _tokenization(trained)))
     return models
 
@@ -188,7 +207,7 @@ def measure(
         What the JSON log holds: `models`, `rows` (one for each model and condition), `mechanisms` (one for each
         condition and tokenization) and `examples`.
     """
-    clean = _read_clean(models, sample, cache)
+    clean = read_clean(models, sample, cache)
     parts = []
     for condition in tqdm(conditions, desc="conditions", leave=False, disable=None):
         compute = partial(measure_condition, models, sample, clean, condition)
@@ -208,20 +227,45 @@ def measure(
     }
 
 
+def read_clean(models: Sequence[NamedModel], sample: Sample, cache: Cache = lambda name, compute: compute()) -> Clean:
+    """The tokens of the reviews, and what each model makes of them."""
+    tokens = encode_once(models, sample.texts)
+
+    def probabilities() -> dict[str, list[float]]:
+        return {
+            model.name: model.trained.probabilities_of_ids(tokens[model.tokenization].ids).tolist() for model in models
+        }
+
+    distinct = {model.tokenization: model.trained for model in models}
+    trained_ids = {
+        tokenization: frozenset(i for ids in trained.token_ids(["", *sample.training_texts]) for i in ids)
+        for tokenization, trained in distinct.items()
+    }
+    by_name = {name: np.array(values) for name, values in cache("clean", probabilities).items()}
+    return Clean(tokens, by_name, trained_ids)
+
+
 def measure_condition(models: Sequence[NamedModel], sample: Sample, clean: Clean, condition: Condition) -> dict:
     """The rows, mechanisms and examples of one condition."""
     perturbed = perturb(sample.texts, condition.names, condition.amount, sample.seed)
     tokens = encode_once(models, perturbed)
     where = {"condition": condition.label, "kind": condition.kind, "amount": condition.amount}
     mechanisms = [
-        {**where, **input_changes(sample.texts, perturbed, clean.tokens[key], after)} for key, after in tokens.items()
+        {
+            **where,
+            **input_changes(sample.texts, perturbed, clean.tokens[key], after),
+            **window_changes(clean.tokens[key], after, clean.trained_ids[key]),
+        }
+        for key, after in tokens.items()
     ]
     changed = np.array([old != new for old, new in zip(sample.texts, perturbed, strict=True)])
     rows, examples = [], []
     for model in models:
         before = clean.probabilities[model.name]
-        after = _probabilities_after(model, clean, tokens[model.tokenization])
+        after = _probabilities_after(model, clean, tokens[model.tokenization].ids)
+        is_whole = clean.tokens[model.tokenization].is_whole & tokens[model.tokenization].is_whole
         row = {"model": model.name, **where, **compare(before, after, sample.labels)}
+        row["uncut"] = compare_uncut(before, after, sample.labels, is_whole)
         if condition.kind == "directional":
             expects = PERTURBATIONS[condition.names[0]].expects
             row |= directional_effect(before, after, sample.labels, changed, expects)
@@ -231,22 +275,45 @@ def measure_condition(models: Sequence[NamedModel], sample: Sample, clean: Clean
     return {"rows": rows, "mechanisms": mechanisms, "examples": examples}
 
 
-def measure_controls(models: Sequence[NamedModel], sample: Sample, amounts: Sequence[float]) -> list[dict]:
-    """Each perturbation of `CONTROLS` against its control, which changes the same words of the same reviews.
+def measure_controls(
+    models: Sequence[NamedModel], sample: Sample, clean: Clean, amounts: Sequence[float]
+) -> list[dict]:
+    """Each perturbation of `CONTROLS` against its controls, which change the same words of the same reviews.
 
     Returns:
-        A row for each perturbation, amount and model, as of `compare`: `drop` is the accuracy that the perturbation
-        loses in addition to its control.
+        A row for each perturbation, control, amount and model, as of `compare`: `drop` is the accuracy that the
+        perturbation loses in addition to its control.
     """
     rows = []
-    for name, control in CONTROLS.items():
-        for amount in tqdm(amounts, desc=f"control of {name}", leave=False, disable=None):
-            tokens = [encode_once(models, perturb(sample.texts, step, amount, sample.seed)) for step in (control, name)]
+    pairs = [(name, amount) for name in CONTROLS for amount in amounts]
+    for name, amount in tqdm(pairs, desc="controls", leave=False, disable=None):
+        perturbed = encode_once(models, perturb(sample.texts, name, amount, sample.seed))
+        after = {m.name: _probabilities_after(m, clean, perturbed[m.tokenization].ids) for m in models}
+        for control in CONTROLS[name]:
+            ids = control_ids(control, models, sample, clean, perturbed, amount)
             for model in models:
-                before, after = (model.trained.probabilities_of_ids(t[model.tokenization].ids) for t in tokens)
+                before = _probabilities_after(model, clean, ids[model.tokenization])
                 row = {"model": model.name, "condition": name, "control": control, "amount": amount}
-                rows.append({**row, **compare(before, after, sample.labels)})
+                rows.append({**row, **compare(before, after[model.name], sample.labels)})
     return rows
+
+
+def control_ids(
+    control: str,
+    models: Sequence[NamedModel],
+    sample: Sample,
+    clean: Clean,
+    perturbed: dict[str, Tokens],
+    amount: float,
+) -> dict[str, list[list[int]]]:
+    """By tokenization, the ids that a control of the perturbed reviews gives to the models."""
+    if control == UNTRAINED_REMOVED:
+        return {
+            tokenization: [[i for i in ids if i in clean.trained_ids[tokenization]] for ids in tokens.ids]
+            for tokenization, tokens in perturbed.items()
+        }
+    tokens = encode_once(models, perturb(sample.texts, control, amount, sample.seed))
+    return {tokenization: read.ids for tokenization, read in tokens.items()}
 
 
 def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict:
@@ -274,6 +341,21 @@ def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> dict:
         "flip_rate": float((predicted_labels(before) != predicted_labels(after)).mean()),
         "probability_change": float(np.where(labels == 1, after - before, before - after).mean()),
     }
+
+
+def compare_uncut(before: np.ndarray, after: np.ndarray, labels: np.ndarray, is_whole: np.ndarray) -> dict:
+    """`accuracy` and `drop`, as of `compare`, on the reviews that a model reads whole both before and after, where the
+    length limit plays no part; `reviews` says how many. Without any, the others are None.
+
+    Args:
+        before, after, labels: as of `compare`.
+        is_whole: (n,) bool.
+    """
+    num_reviews = int(is_whole.sum())
+    if not num_reviews:
+        return {"reviews": 0, "accuracy": None, "drop": None, "drop_interval": None}
+    row = compare(before[is_whole], after[is_whole], labels[is_whole])
+    return {"reviews": num_reviews} | {key: row[key] for key in ("accuracy", "drop", "drop_interval")}
 
 
 def directional_effect(
@@ -324,17 +406,51 @@ def input_changes(texts: Sequence[str], perturbed: Sequence[str], before: Tokens
     }
 
 
+def window_changes(before: Tokens, after: Tokens, trained_ids: frozenset[int]) -> dict:
+    """What a perturbation changes in the tokens that a model sees, as shares of the visible tokens over all reviews.
+
+    Args:
+        before: tokens of the unperturbed texts.
+        after: those of the perturbed ones.
+        trained_ids: that occur in training.
+
+    Returns:
+        `tokens_lost`, that the model sees no longer, and of these `pushed_out`, which the text still has behind the
+        limit; `tokens_new`, that it did not see before, and of these `let_in`, which the text had behind the limit
+        (shares of the visible tokens before; counted as multisets, so a token that moves within the limit is neither).
+        `untrained_before` and `untrained_after`: visible tokens that occur in no training review within the limit.
+    """
+    lost = pushed_out = new = let_in = 0
+    for old, old_rest, ids, rest in zip(before.ids, before.left_out, after.ids, after.left_out, strict=True):
+        gone, added = Counter(old) - Counter(ids), Counter(ids) - Counter(old)
+        lost, new = lost + gone.total(), new + added.total()
+        pushed_out += (gone & Counter(rest)).total()
+        let_in += (added & Counter(old_rest)).total()
+    num_before, num_after = (sum(map(len, tokens.ids)) for tokens in (before, after))
+    untrained = [sum(i not in trained_ids for ids in tokens.ids for i in ids) for tokens in (before, after)]
+    return {
+        "tokens_lost": lost / num_before,
+        "pushed_out": pushed_out / num_before,
+        "tokens_new": new / num_before,
+        "let_in": let_in / num_before,
+        "untrained_before": untrained[0] / num_before,
+        "untrained_after": untrained[1] / num_after,
+    }
+
+
 def encode(model: TrainedModel, texts: Sequence[str]) -> Tokens:
     """The tokens of any texts; [CLS] and [SEP] alone of an empty one."""
     encoded = model.tokenizer(list(texts), truncation=True, max_length=model.max_length)
     num_special = model.tokenizer.num_special_tokens_to_add()
-    lengths, num_unknown = [], []
+    lengths, num_unknown, left_out = [], [], []
     for encoding in encoded.encodings:
         # The tokens after the cut are in further pieces, each with special tokens of its own.
         pieces = [encoding, *encoding.overflowing]
         lengths.append(num_special + sum(len(piece) - num_special for piece in pieces))
         num_unknown.append(sum(piece.ids.count(model.tokenizer.unk_token_id) for piece in pieces))
-    return Tokens(encoded["input_ids"], np.array(lengths), np.array(num_unknown), model.max_length)
+        further = [zip(piece.ids, piece.special_tokens_mask, strict=True) for piece in encoding.overflowing]
+        left_out.append([i for piece in further for i, is_special in piece if not is_special])
+    return Tokens(encoded["input_ids"], left_out, np.array(lengths), np.array(num_unknown), model.max_length)
 
 
 def encode_once(models: Sequence[NamedModel], texts: Sequence[str]) -> dict[str, Tokens]:
@@ -413,7 +529,8 @@ def _measure_runs(options: argparse.Namespace) -> None:
     conditions = all_conditions(options.amounts)
     log = measure(models, sample, conditions, parts, _print_line)
     log["controls"] = parts(
-        f"controls {options.amounts}", lambda: {"rows": measure_controls(models, sample, options.amounts)}
+        f"controls {options.amounts}",
+        lambda: {"rows": measure_controls(models, sample, read_clean(models, sample, parts), options.amounts)},
     )["rows"]
     log["attacks"] = _measure_attacks(models, sample, options.attack, options.budget, parts)
     log["conditions"] = [asdict(condition) for condition in conditions]
@@ -443,15 +560,17 @@ def _check_options(options: argparse.Namespace) -> None:
 
 
 def _read_sample(run_dir: Path, data: Path | None, num_reviews: int | None, seed: int) -> Sample:
-    """The reviews of a file, or else of the run's validation split; a balanced sample of them if limited."""
+    """The reviews of a file, or else of the run's validation split; a balanced sample of them if limited. The training
+    reviews are the run's."""
+    splits = load_reviews(load_config(run_dir / "config.yaml").data)
     if data is not None:
         reviews = read_file(data)
         texts, labels, where = list(reviews["text"]), np.array(reviews["label"]), str(data)
     else:
-        split = load_reviews(load_config(run_dir / "config.yaml").data).validation
+        split = splits.validation
         texts, labels, where = list(split.texts), split.labels, f"validation split of {run_dir}"
     check_classes(labels, where)
-    sample = Sample(texts, labels, seed)
+    sample = Sample(texts, labels, seed, list(splits.train.texts))
     return sample if num_reviews is None else balanced_sample(sample, num_reviews)
 
 
@@ -460,7 +579,7 @@ def balanced_sample(sample: Sample, size: int) -> Sample:
     number one more that is negative)."""
     size = min(size, 2 * int(np.bincount(sample.labels, minlength=2).min()))
     chosen = balanced_subset(sample.labels, size, sample.seed, "sample")
-    return Sample([sample.texts[i] for i in chosen], sample.labels[chosen], sample.seed)
+    return replace(sample, texts=[sample.texts[i] for i in chosen], labels=sample.labels[chosen])
 
 
 def _identity(models: Sequence[NamedModel], sample: Sample) -> list[str]:
@@ -470,6 +589,7 @@ def _identity(models: Sequence[NamedModel], sample: Sample) -> list[str]:
         *(Path(path).read_text() for path in code),
         *(part for model in models for part in (model.name, model.weights, model.tokenization)),
         *sample.texts,
+        *sample.training_texts,
         str(sample.labels.tolist()),
         str(sample.seed),
     ]
@@ -501,15 +621,14 @@ def _tokenization(model: TrainedModel) -> str:
     return json.dumps([settings, model.max_length], sort_keys=True)
 
 
-def _read_clean(models: Sequence[NamedModel], sample: Sample, cache: Cache) -> Clean:
-    tokens = encode_once(models, sample.texts)
-
-    def probabilities() -> dict[str, list[float]]:
-        return {
-            model.name: model.trained.probabilities_of_ids(tokens[model.tokenization].ids).tolist() for model in models
-        }
-
-    return Clean(tokens, {name: np.array(values) for name, values in cache("clean", probabilities).items()})
+def _precision(run_dir: Path) -> str:
+    """That in which the run was trained, or fp32 where this device can't compute in it."""
+    precision = load_config(run_dir / "config.yaml").train.precision
+    try:
+        pick_device("auto", precision)
+    except InputError:
+        return "fp32"
+    return precision
 
 
 def _describe_model(model: NamedModel, clean: Clean, labels: np.ndarray) -> dict:
@@ -526,13 +645,13 @@ def _progress(condition: Condition, rows: Sequence[dict]) -> str:
     return f"{condition.label}, amount {condition.amount:g}: points of accuracy lost by model {drops}"
 
 
-def _probabilities_after(model: NamedModel, clean: Clean, tokens: Tokens) -> np.ndarray:
+def _probabilities_after(model: NamedModel, clean: Clean, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """(n,) probabilities on the perturbed texts; of a review with the same tokens the same one, to the last bit."""
-    pairs = zip(clean.tokens[model.tokenization].ids, tokens.ids, strict=True)
+    pairs = zip(clean.tokens[model.tokenization].ids, ids, strict=True)
     changed = [i for i, (old, new) in enumerate(pairs) if old != new]
     after = clean.probabilities[model.name].copy()
     if changed:
-        after[changed] = model.trained.probabilities_of_ids([tokens.ids[i] for i in changed])
+        after[changed] = model.trained.probabilities_of_ids([ids[i] for i in changed])
     return after
 
 

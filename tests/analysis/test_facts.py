@@ -56,13 +56,14 @@ def test_robustness_facts_are_keyed_by_condition_amount_and_model():
     row = {"condition": "qwerty", "amount": 0.4, "model": "4", "accuracy": 0.7, "drop": 0.1, "adjusted_p": 0.01}
     row |= {"flip_rate": 0.2, "probability_change": -0.1, "drop_interval": [0.05, 0.15], "share_flipped": 0.3}
     example = {"condition": "qwerty", "amount": 0.4, "probability_before": 0.1, "probability_after": 0.7}
+    control = {"condition": "qwerty", "control": "qwerty_removed"}
     facts = robustness_facts(
         {
             "reviews": 10,
             "models": [{"model": "4", "label": "LSTM"}, {"model": "8t seed 1", "label": "MiniLM"}],
             "rows": [row, {**row, "model": "8t seed 1", "adjusted_p": 0.05}],
             "mechanisms": [{"condition": "qwerty", "amount": 0.4, "tokens_added": 0.3}],
-            "controls": [{"amount": 0.4, "model": "4", "drop": 0.03, "drop_interval": [0.01, 0.05]}],
+            "controls": [{**control, "amount": 0.4, "model": "4", "drop": 0.03, "drop_interval": [0.01, 0.05]}],
             "attacks": [{"model": "4", "greedy": [0.8, 0.1]}],
             "examples": [
                 {**example, "probability_after": 0.6},
@@ -77,7 +78,8 @@ def test_robustness_facts_are_keyed_by_condition_amount_and_model():
     assert facts["drops"]["qwerty"]["0.4"]["4"]["significant"]
     assert not facts["drops"]["qwerty"]["0.4"]["8t seed 1"]["significant"]
     assert facts["mechanisms"]["qwerty"]["0.4"]["tokens_added"] == 0.3
-    assert (facts["controls"]["0.4"]["4"]["low"], facts["controls"]["0.4"]["4"]["drop"]) == (0.01, 0.03)
+    of_control = facts["controls"]["qwerty"]["qwerty_removed"]["0.4"]["4"]
+    assert (of_control["low"], of_control["drop"]) == (0.01, 0.03)
     assert facts["attacks"]["4"]["greedy"] == [0.8, 0.1]
     assert facts["examples"]["qwerty"] == example
 

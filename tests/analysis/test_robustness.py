@@ -4,21 +4,28 @@ import dataclasses
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from scipy.stats import false_discovery_control
 
 from analysis import robustness
 from analysis.attack import attack
 from analysis.robustness import (
+    CONTROLS,
+    UNTRAINED_REMOVED,
     Condition,
     Parts,
     Sample,
+    Tokens,
     all_conditions,
     compare,
+    compare_uncut,
+    control_ids,
     directional_effect,
     encode,
     encode_once,
@@ -27,6 +34,8 @@ from analysis.robustness import (
     mark_changes,
     measure,
     measure_controls,
+    read_clean,
+    window_changes,
 )
 from analysis.robustness_figures import amount_curves, attack_curves, heat_map
 from config import InputError, load_config
@@ -89,7 +98,7 @@ def test_excerpt_starts_shortly_before_the_first_change():
 def test_every_condition_has_a_unique_name_and_a_kind():
     conditions = all_conditions()
     assert len({(c.label, c.amount) for c in conditions}) == len(conditions)
-    assert {c.kind for c in conditions} == {p.kind for p in PERTURBATIONS.values()} | {"composition"}
+    assert {c.kind for c in conditions} == {p.kind for p in PERTURBATIONS.values()} - {"control"} | {"composition"}
     assert len(conditions) >= 3 * 30
     assert Condition(WORD_EDITS, 0.5).label == "all eight word edits"
 
@@ -160,16 +169,16 @@ def test_rows_and_mechanisms_equal_those_computed_from_predictions(models, sampl
 def test_log_has_the_format_of_the_committed_log(trained, models, sample):
     reference = json.loads((ROOT / "logs/reference/quick/robustness.json").read_text())
     log = measure(models, sample, [Condition(("negation_added",), 0.8), Condition(("qwerty",), 0.8)])
-    log["controls"] = measure_controls(models, sample, [0.8])
+    log["controls"] = measure_controls(models, sample, read_clean(models, sample), [0.8])
     assert [(model["model"], model["label"]) for model in log["models"]] == [
         ("1", "BiLSTM"),
         ("5", "Transformer 2L pre-norm"),
     ]
     for kind in ("directional", "word_edit"):
         rows, expected = ([row for row in part["rows"] if row["kind"] == kind] for part in (log, reference))
-        assert set(rows[0]) == set(expected[0])
+        assert set(rows[0]) >= set(expected[0])
     for part in ("models", "mechanisms", "examples", "controls"):
-        assert set(log[part][0]) == set(reference[part][0]), part
+        assert set(log[part][0]) >= set(reference[part][0]), part
 
 
 def test_unknown_control_replaces_the_words_that_homoglyph_changes(sample):
@@ -179,20 +188,94 @@ def test_unknown_control_replaces_the_words_that_homoglyph_changes(sample):
             assert (word != changed) == (control == "[UNK]")
 
 
-def test_control_is_compared_on_the_same_reviews(models, sample):
-    rows = measure_controls(models, sample, [0.0, 0.8])
-    assert [(row["model"], row["amount"]) for row in rows] == [(m.name, a) for a in (0.0, 0.8) for m in models]
-    for row in rows[: len(models)]:
-        assert (row["drop"], row["flip_rate"], row["mcnemar_p"]) == (0, 0, 1)
-    for model, row in zip(models, rows[len(models) :], strict=True):
-        accuracy = {
-            name: (
-                (model.trained.probabilities(perturb(sample.texts, name, 0.8, sample.seed)) >= 0.5) == sample.labels
-            ).mean()
-            for name in ("homoglyph", "unknown")
-        }
-        assert row["accuracy"] == accuracy["homoglyph"]
-        assert row["drop"] == pytest.approx(accuracy["unknown"] - accuracy["homoglyph"])
+@pytest.mark.parametrize(
+    ("name", "control", "instead"),
+    [
+        ("homoglyph", "homoglyph_removed", ""),
+        ("qwerty", "qwerty_unknown", "[UNK]"),
+        ("qwerty", "qwerty_removed", ""),
+        ("antonym", "antonym_removed", ""),
+    ],
+)
+def test_control_changes_the_words_that_its_perturbation_changes(name, control, instead):
+    text = "I expected a dull, boring film; it was good and funny, with a great cast and a weak end."
+    perturbed, controlled = (perturb(text, which, 0.5, 2) for which in (name, control))
+    pairs = list(zip(text.split(" "), perturbed.split(" "), strict=True))
+    assert 1 < sum(old != new for old, new in pairs) < len(pairs)
+    assert controlled == " ".join(old if old == new else re.sub(r"\w+", instead, old) for old, new in pairs)
+
+
+def test_controls_are_compared_on_the_same_reviews(models, sample):
+    clean = read_clean(models, sample)
+    rows = measure_controls(models, sample, clean, [0.0, 0.8])
+    pairs = [(name, control) for name, controls in CONTROLS.items() for control in controls]
+    assert Counter((r["condition"], r["control"], r["amount"], r["model"]) for r in rows) == Counter(
+        (*pair, amount, model.name) for pair in pairs for amount in (0.0, 0.8) for model in models
+    )
+    for row in rows:
+        if row["amount"] == 0 and row["control"] != UNTRAINED_REMOVED:
+            assert (row["drop"], row["flip_rate"], row["mcnemar_p"]) == (0, 0, 1)
+    by_name = {model.name: model.trained for model in models}
+    for row in rows:
+        if row["amount"] == 0.8 and row["control"] != UNTRAINED_REMOVED:
+            accuracy = {
+                name: (by_name[row["model"]].probabilities(perturb(sample.texts, name, 0.8, sample.seed)) >= 0.5)
+                == sample.labels
+                for name in (row["condition"], row["control"])
+            }
+            assert row["accuracy"] == accuracy[row["condition"]].mean()
+            assert row["drop"] == pytest.approx(accuracy[row["control"]].mean() - row["accuracy"])
+
+
+def test_untrained_tokens_are_those_of_no_training_review(models):
+    trained_on = Sample(["good film", "bad film"], np.array([1, 0]), training_texts=["good film", "bad film"])
+    clean = read_clean(models, trained_on)
+    tokenizer = models[0].trained.tokenizer
+    (ids,) = clean.trained_ids.values()
+    assert ids == set(tokenizer("good bad film")["input_ids"])
+    read = encode(models[0].trained, ["good awful film"])
+    controlled = control_ids(UNTRAINED_REMOVED, models, trained_on, clean, {models[0].tokenization: read}, 0.5)
+    assert controlled[models[0].tokenization] == [tokenizer("good film")["input_ids"]]
+    changes = window_changes(encode(models[0].trained, ["good film"]), read, ids)
+    assert (changes["untrained_before"], changes["untrained_after"]) == (0, 1 / 5)
+
+
+def test_tokens_pushed_out_of_the_window_are_told_from_those_edited_away():
+    def tokens(ids):
+        cut = [[1, *row[:4], 2] for row in ids]
+        rest = [row[4:] for row in ids]
+        return Tokens(cut, rest, np.array([len(row) + 2 for row in ids]), np.zeros(len(ids)), 6)
+
+    # 12 becomes 21, 22 and pushes 14 behind the limit; in the second row 32 is left out and lets in 35.
+    before, after = tokens([[11, 12, 13, 14], [31, 32, 33, 34, 35]]), tokens([[11, 21, 22, 13, 14], [31, 33, 34, 35]])
+    assert window_changes(before, after, frozenset(range(21))) == {
+        "tokens_lost": 3 / 12,
+        "pushed_out": 1 / 12,
+        "tokens_new": 3 / 12,
+        "let_in": 1 / 12,
+        "untrained_before": 4 / 12,
+        "untrained_after": 6 / 12,
+    }
+    assert (before.is_whole.tolist(), after.is_whole.tolist()) == ([True, False], [False, True])
+
+
+def test_uncut_reviews_are_compared_apart():
+    labels = np.array([1, 1, 0, 0])
+    before, after = np.array([0.9, 0.8, 0.2, 0.6]), np.array([0.3, 0.85, 0.6, 0.4])
+    uncut = compare_uncut(before, after, labels, np.array([True, True, False, True]))
+    assert (uncut["reviews"], uncut["accuracy"], uncut["drop"]) == (3, pytest.approx(2 / 3), 0)
+    assert uncut["drop_interval"] == compare(before[[0, 1, 3]], after[[0, 1, 3]], labels[[0, 1, 3]])["drop_interval"]
+    none = {"reviews": 0, "accuracy": None, "drop": None, "drop_interval": None}
+    assert compare_uncut(before, after, labels, np.zeros(4, dtype=bool)) == none
+
+
+def test_models_compute_in_the_precision_of_their_run(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "bf16")
+    config = (folder / "config.yaml").read_text().replace("device: cpu", "device: auto")
+    for precision, expected in (("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp32")):
+        (folder / "config.yaml").write_text(config.replace("precision: fp32", f"precision: {precision}"))
+        (model,) = load_models([folder])
+        assert model.trained.precision == (precision if torch.cuda.is_available() else expected)
 
 
 def test_attack_lowers_accuracy_more_than_random_edits(models, sample):
@@ -202,6 +285,15 @@ def test_attack_lowers_accuracy_more_than_random_edits(models, sample):
         assert accuracies["greedy"][0] == accuracies["random"][0]
         assert accuracies["greedy"][3] <= accuracies["random"][3]
         assert accuracies["greedy"][3] < accuracies["greedy"][0]
+
+
+def test_attack_tells_how_many_of_its_words_stand_at_the_start(models):
+    texts = [" ".join(f"word{i}" for i in range(40)), "good film"]
+    log = attack(models[0].trained, texts, np.array([1, 1]), budget=40)
+    # All words of both, as far as the model can see: 32 of the first's, and the other's two.
+    seen = min(40, models[0].trained.max_length) + 2
+    assert log["share_at_start"] == pytest.approx(min(seen, 34) / seen)
+    assert log["random_share_at_start"] == pytest.approx(34 / 42)
 
 
 def test_attack_leaves_reviews_without_words_unchanged(models):
