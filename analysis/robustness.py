@@ -130,7 +130,7 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class Sample:
-    """Cleaned reviews, their labels, (n,) 0/1, the seed of their perturbations, and the models' training reviews; without
+    """Cleaned reviews, their labels, (n,) 0/1, the seed of their perturbations, and the training reviews; without
     these every token counts as untrained."""
 
     texts: Sequence[str]
