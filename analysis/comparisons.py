@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import false_discovery_control, ttest_ind
+from scipy.stats import false_discovery_control
 
 from analysis.logs import TEST_DATA_KEYS, Run, check_same_data, identify, read_predictions
-from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, mcnemar_p, paired_interval
+from analysis.statistics import SIGNIFICANCE_LEVEL, crossed_difference, is_correct, mcnemar_p, paired_interval
 from config import InputError
 
 
@@ -57,19 +57,12 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     Raises:
         InputError: predictions are missing, or the runs were tested on different reviews.
     """
-    check_same_data([first, second], TEST_DATA_KEYS)
-    rows, labels, probabilities = read_predictions(first.folder / "test_predictions.csv")
-    other_rows, other_labels, other_probabilities = read_predictions(second.folder / "test_predictions.csv")
-    if not (np.array_equal(rows, other_rows) and np.array_equal(labels, other_labels)):
-        raise InputError(
-            f"{first.folder} and {second.folder} were tested on different reviews; compare runs on one split"
-        )
-    correct, other_correct = is_correct(probabilities, labels), is_correct(other_probabilities, labels)
+    correct, other_correct = _correct_by_run([first, second])
     only_first, only_second = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
-    low, high = paired_interval(only_first, only_second, len(labels))
-    difference = (only_first - only_second) / len(labels)
+    low, high = paired_interval(only_first, only_second, len(correct))
+    difference = (only_first - only_second) / len(correct)
     p = mcnemar_p(only_first, only_second)
-    return Comparison(first.key, second.key, len(labels), difference, low, high, p)
+    return Comparison(first.key, second.key, len(correct), difference, low, high, p)
 
 
 def compare_pairs(runs: dict[str, Run], pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
@@ -101,16 +94,16 @@ def accuracies_by_seed(runs: Sequence[Run]) -> dict[str, dict]:
     return {key: _seed_statistics(group) for key, group in groups.items() if len(group) > 1}
 
 
-def seed_difference(first: dict, second: dict) -> dict:
-    """The difference of two means over seeds, of `accuracies_by_seed`, with Welch's 95% interval and p."""
-    result = ttest_ind(first["test_accuracies"], second["test_accuracies"], equal_var=False)
-    interval = result.confidence_interval(0.95)
-    return {
-        "difference": first["test_mean"] - second["test_mean"],
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "p": float(result.pvalue),
-    }
+def seed_difference(first: Sequence[Run], second: Sequence[Run]) -> dict:
+    """The difference of the mean test accuracies of two experiments, each with its seeds; its 95% interval and p, with
+    both seeds and reviews as sources of error (`crossed_difference`).
+
+    Raises:
+        InputError: as `compare_runs`.
+    """
+    correct = _correct_by_run([*first, *second])
+    difference, low, high, p = crossed_difference(correct[: len(first)], correct[len(first) :])
+    return {"difference": difference, "low": low, "high": high, "p": p}
 
 
 def signed_points(share: float) -> str:
@@ -122,6 +115,22 @@ def signed_points(share: float) -> str:
 def p_text(p: float) -> str:
     """`0.034`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _correct_by_run(runs: Sequence[Run]) -> np.ndarray:
+    """(runs, reviews) bool: whether each run's prediction of each test review is correct; InputError where the reviews
+    differ."""
+    check_same_data(runs, TEST_DATA_KEYS)
+    rows, labels, _ = read_predictions(runs[0].folder / "test_predictions.csv")
+    correct = []
+    for run in runs:
+        other_rows, other_labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
+        if not (np.array_equal(rows, other_rows) and np.array_equal(labels, other_labels)):
+            raise InputError(
+                f"{runs[0].folder} and {run.folder} were tested on different reviews; compare runs on one split"
+            )
+        correct.append(is_correct(probabilities, labels))
+    return np.array(correct)
 
 
 def _seed_statistics(runs: Sequence[Run]) -> dict:

@@ -44,13 +44,16 @@ def collect_facts(folder: Path, memory: Path) -> dict:
     """
     runs = load_runs(folder / "imdb")
     comparison = describe(runs)
-    seeds = accuracies_by_seed([*runs, *_load_optional(folder / "seeds")])
+    all_seeds = [*runs, *_load_optional(folder / "seeds")]
+    seeds = accuracies_by_seed(all_seeds)
     pairs = [(row["first"], row["second"]) for row in comparison["comparisons"].values()]
     facts = {
         **comparison,
         "seeds": seeds,
         "seed_differences": {
-            f"{first}-{second}": seed_difference(seeds[first], seeds[second])
+            f"{first}-{second}": seed_difference(
+                *([run for run in all_seeds if run.key == key] for key in (first, second))
+            )
             for first, second in pairs
             if first in seeds and second in seeds
         },

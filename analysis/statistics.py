@@ -1,7 +1,7 @@
 """Whether two classifiers differ significantly on the same reviews, and 95% intervals of accuracies."""
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, t
 
 from config import InputError
 from data import warn_of_few_reviews
@@ -40,6 +40,45 @@ def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tup
     half = norm.ppf((1 + level) / 2) * np.sqrt((p_lost + p_won - (p_lost - p_won) ** 2) / (count + 2))
     middle = p_lost - p_won
     return max(-1.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def crossed_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float, float]:
+    """Difference of two accuracies, its interval and p, where both seeds and reviews vary; every seed reads each review.
+
+    The variance of the difference is that over the reviews, of the means over seeds, plus for each classifier that over
+    its seeds, less the part of it that the reviews explain already (the mean square of seeds by reviews; a two-way
+    layout with both factors random, as in Searle, Casella & McCulloch 1992, section 4.3). The t quantile has
+    Satterthwaite's (1946) degrees of freedom. A classifier with one seed adds no variance of seeds: the result then
+    holds for that run.
+
+    Args:
+        first: (seeds, reviews) bool, whether each run of the first classifier is correct.
+        second: the same of the second, on the same reviews; the numbers of seeds may differ.
+        level: of confidence.
+
+    Returns:
+        Mean of `first` minus that of `second`, the ends of the interval, p; p is 1 where nothing differs.
+    """
+    num_reviews = first.shape[1]
+    by_review = first.mean(axis=0) - second.mean(axis=0)
+    difference = float(by_review.mean())
+    parts = [(by_review.var(ddof=1) / num_reviews, num_reviews - 1)]
+    variance = parts[0][0]
+    for correct in (first, second):
+        num_seeds = len(correct)
+        if num_seeds > 1:
+            of_seeds = correct.mean(axis=1).var(ddof=1) / num_seeds
+            residual = correct - correct.mean(axis=0) - correct.mean(axis=1, keepdims=True) + correct.mean()
+            mean_square = (residual**2).sum() / ((num_seeds - 1) * (num_reviews - 1))
+            variance += max(0.0, of_seeds - mean_square / (num_seeds * num_reviews))
+            parts.append((of_seeds, num_seeds - 1))
+    # Rounding leaves a trace of it where the classifiers are always right and wrong together.
+    if variance < np.finfo(float).eps ** 2:
+        return difference, difference, difference, float(difference == 0)
+    freedom = sum(part for part, _ in parts) ** 2 / sum(part**2 / degrees for part, degrees in parts)
+    half = t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    p = 2 * t.sf(abs(difference) / np.sqrt(variance), freedom)
+    return difference, float(difference - half), float(difference + half), float(p)
 
 
 def mcnemar_p(lost: int, won: int) -> float:

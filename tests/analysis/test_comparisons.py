@@ -12,7 +12,7 @@ from analysis.comparisons import (
     signed_points,
 )
 from analysis.logs import load_run
-from analysis.statistics import mcnemar_p, paired_interval
+from analysis.statistics import crossed_difference, mcnemar_p, paired_interval
 from config import InputError
 from helpers import write_run_folder
 
@@ -100,21 +100,20 @@ def test_two_runs_of_one_key_and_seed_are_not_counted_as_two_seeds(tmp_path):
         accuracies_by_seed(runs)
 
 
-def test_difference_over_seeds_has_welchs_interval(tmp_path):
-    accuracies = {"1": (0.80, 0.82, 0.84), "2": (0.90, 0.91)}
-    runs = [
-        make_run(tmp_path, key, seed=seed, test_accuracy=accuracy)
-        for key, values in accuracies.items()
-        for seed, accuracy in enumerate(values)
+def test_difference_over_seeds_is_crossed_with_the_reviews(tmp_path):
+    wrong = {("1", 0): range(0, 9), ("1", 1): range(3, 13), ("1", 2): range(1, 7), ("2", 0): range(2), ("2", 1): [30]}
+    runs = {place: make_run(tmp_path, place[0], rows, seed=place[1]) for place, rows in wrong.items()}
+    groups = [[run for (key, _), run in runs.items() if key == wanted] for wanted in ("2", "1")]
+    correct = [
+        np.array([[row not in wrong[key, seed] for row in range(40)] for seed in range(n)])
+        for key, n in (("2", 2), ("1", 3))
     ]
-    groups = accuracies_by_seed(runs)
-    difference = seed_difference(groups["2"], groups["1"])
-    assert difference["difference"] == pytest.approx(0.085)
-    # The standard error is that of a difference of two means.
-    error = np.sqrt(0.02**2 / 3 + groups["2"]["test_std"] ** 2 / 2)
-    assert (difference["low"] + difference["high"]) / 2 == pytest.approx(0.085)
-    assert difference["high"] - difference["low"] > 2 * 1.96 * error
-    assert 0 < difference["p"] < 0.05
+    difference = seed_difference(*groups)
+    assert difference["difference"] == pytest.approx((25 / 3 - 1.5) / 40)
+    assert tuple(difference.values()) == crossed_difference(*correct)
+    (groups[1][2].folder / "test_predictions.csv").unlink()
+    with pytest.raises(InputError, match="not the predictions of a run"):
+        seed_difference(*groups)
 
 
 def test_runs_tested_on_different_data_are_refused(tmp_path):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from analysis.statistics import check_classes, is_correct, mcnemar_p, paired_interval, share_interval
+from analysis.statistics import (
+    check_classes,
+    crossed_difference,
+    is_correct,
+    mcnemar_p,
+    paired_interval,
+    share_interval,
+)
 from config import InputError
 
 
@@ -58,3 +65,37 @@ def test_reviews_of_one_class_are_refused_and_few_of_one_are_warned_of(label, na
     caplog.clear()
     check_classes(np.repeat([0, 1], 30), "x.csv")
     assert not caplog.messages
+
+
+@pytest.mark.parametrize(("seed_spread", "num_seeds"), [(0.0, (3, 5)), (0.5, (3, 3)), (0.5, (5, 5)), (0.0, (5, 1))])
+def test_crossed_interval_covers_the_difference_as_often_as_it_says(seed_spread, num_seeds):
+    """Of made-up classifiers whose expected accuracies are equal; reviews and seeds are drawn anew for each trial."""
+    generator = np.random.default_rng(0)
+    covered, num_trials = 0, 600
+    for _ in range(num_trials):
+        difficulty = generator.normal(0, 1, 400)
+        skills = [generator.normal(1.2, seed_spread, (n, 1)) for n in num_seeds]
+        first, second = (generator.normal(size=(len(s), 400)) < s - difficulty for s in skills)
+        _, low, high, p = crossed_difference(first, second)
+        covered += low <= 0 <= high
+        assert (p < 0.05) == (not low <= 0 <= high)
+    assert 0.93 <= covered / num_trials <= 0.99
+
+
+def test_crossed_interval_of_single_runs_is_the_paired_one():
+    generator = np.random.default_rng(1)
+    first, second = generator.random((2, 1, 2000)) < 0.85
+    difference, low, high, p = crossed_difference(first, second)
+    lost, won = int((first & ~second).sum()), int((~first & second).sum())
+    assert difference == pytest.approx((lost - won) / 2000)
+    assert (low, high) == pytest.approx(paired_interval(lost, won, 2000), abs=1e-3)
+    assert p == pytest.approx(mcnemar_p(lost, won), abs=0.04)
+
+
+def test_crossed_interval_widens_with_the_spread_of_the_seeds():
+    alike = np.array([[True] * 80 + [False] * 20] * 3)
+    spread = np.array([[True] * hits + [False] * (100 - hits) for hits in (70, 80, 90)])
+    other = np.array([[True] * 75 + [False] * 25] * 3)
+    widths = [high - low for _, low, high, _ in (crossed_difference(first, other) for first in (alike, spread))]
+    assert widths[1] > 2 * widths[0]
+    assert crossed_difference(alike, alike) == (0, 0, 0, 1)
