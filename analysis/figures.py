@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.facts import BYTES_PER_GIB
 from analysis.logs import Run, identify
@@ -24,6 +25,10 @@ CURVE_PANELS = (
     ("validation_loss", "validation loss (nats)", 1),
     ("validation_accuracy", "validation accuracy (%)", 100),
 )
+# Lines of a panel in `curves_by_experiment`: metric, label, line style.
+LOSS_LINES = (("train_loss", "training", "--"), ("validation_loss", "validation", "-"))
+ACCURACY_LINES = (("train_sample_accuracy", "training sample", "--"), ("validation_accuracy", "validation", "-"))
+NUM_COLUMNS = 4
 COST_PANELS = (
     ("train_seconds", "training time (s)", 1),
     ("steady_memory_bytes", "memory (GiB)", 1 / BYTES_PER_GIB),
@@ -67,6 +72,63 @@ def learning_curves(runs: Sequence[Run]) -> Figure:
     handles, labels = axes[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def curves_by_experiment(
+    runs: Sequence[Run], lines: Sequence[tuple[str, str, str]], label: str, scale: float = 1, level: float | None = None
+) -> Figure:
+    """Learning curves, a panel an experiment: every seed as a thin line, their mean as a thick one.
+
+    Args:
+        runs: of the eight, with all seeds.
+        lines: metrics to draw in each panel; a metric that a run's log does not have, or that is null, is left out.
+        label: of the vertical axis.
+        scale: factor to its unit.
+        level: a dotted horizontal line, in that unit, such as the linear baseline's accuracy.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.key, []).append(run)
+    num_rows = -(-len(groups) // NUM_COLUMNS)
+    figure, axes = plt.subplots(
+        num_rows, NUM_COLUMNS, figsize=(9.5, 0.7 + 2.1 * num_rows), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, group in zip(axes.flat, groups.values(), strict=False):
+        color = color_of(group[0].summary["experiment"])
+        for metric, name, style in lines:
+            _seeds_and_mean(axis, [_points(run, metric, scale) for run in group], color, style, name)
+        if level is not None:
+            axis.axhline(level, color=BASELINE_GREY, linestyle=":", linewidth=1.2)
+        axis.set_title(group[0].label, fontsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(label)
+    for axis in axes.flat[len(groups) :]:
+        axis.set_axis_off()
+    handles = [
+        Line2D([], [], color="0.2", linestyle=style, label=name)
+        for metric, name, style in lines
+        if any(_points(run, metric, scale) for run in runs)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(lines), frameon=False)
+    return figure
+
+
+def _points(run: Run, metric: str, scale: float) -> list[tuple[int, float]]:
+    """Step and value of each evaluation that has the metric."""
+    lines = _evenly_spaced(run.metrics)
+    return [(line["step"], scale * line[metric]) for line in lines if line.get(metric) is not None]
+
+
+def _seeds_and_mean(axis: Axes, curves: Sequence[list[tuple[int, float]]], color: tuple, style: str, name: str) -> None:
+    """A thin line a seed; a thick one of the mean, where every seed has an evaluation after the same steps."""
+    for curve in filter(None, curves):
+        axis.plot(*zip(*curve, strict=True), style, color=color, linewidth=0.7, alpha=0.5)
+    steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
+    means = [np.mean([dict(curve)[step] for curve in curves]) for step in steps]
+    axis.plot(steps, means, style, color=color, linewidth=2, label=name)
 
 
 def _evenly_spaced(metrics: Sequence[dict]) -> list[dict]:

@@ -195,8 +195,13 @@ def table_caption(runs: Sequence[Run]) -> str:
 def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figure]:
     """Every figure of the report for which there are logs, by name."""
     robustness = read_json(logs / "quick" / "robustness.json")
+    seeds = load_runs(logs / "seeds") if (logs / "seeds").is_dir() else []
+    assigned = sorted((run for run in [*runs, *seeds] if run.is_assigned), key=lambda run: run.key)
     drawn = {
-        "learning_curves": figures.learning_curves(runs),
+        "losses": figures.curves_by_experiment(assigned, figures.LOSS_LINES, "loss (nats)"),
+        "accuracies_by_step": figures.curves_by_experiment(
+            assigned, figures.ACCURACY_LINES, "accuracy (%)", 100, _baseline_accuracy(facts)
+        ),
         "accuracies": figures.accuracies(facts),
         "costs": figures.costs(facts),
         "comparisons": figures.comparisons(facts),
@@ -210,6 +215,11 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
     if "saliency" in facts:
         drawn["saliency"] = figures.saliency_by_position(read_json(logs / "saliency.json"))
     return drawn
+
+
+def _baseline_accuracy(facts: dict) -> float | None:
+    """The linear baseline's best validation accuracy (%), None without one."""
+    return 100 * facts["runs"]["0"]["best_validation_accuracy"] if "0" in facts["runs"] else None
 
 
 def _named(facts: dict, key: str) -> str:

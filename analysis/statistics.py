@@ -43,7 +43,7 @@ def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tup
 
 
 def crossed_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> tuple[float, float, float, float]:
-    """Difference of two accuracies, its interval and p, where both seeds and reviews vary; every seed reads each review.
+    """Difference of two accuracies, its interval and p, where seeds and reviews both vary; each seed reads each review.
 
     The variance of the difference is that over the reviews, of the means over seeds, plus for each classifier that over
     its seeds, less the part of it that the reviews explain already (the mean square of seeds by reviews; a two-way

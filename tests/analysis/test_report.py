@@ -109,7 +109,14 @@ def test_report_is_written_with_facts_tables_and_figures_the_same_each_time(logs
     facts = build(logs, tmp_path / "out")
     assert (tmp_path / "out" / "report.pdf").read_bytes().startswith(b"%PDF")
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert {"learning_curves.png", "costs.pdf", "comparisons.png", "memory.pdf", "robustness_attack.png"} <= names
+    assert {
+        "losses.png",
+        "accuracies_by_step.pdf",
+        "costs.pdf",
+        "comparisons.png",
+        "memory.pdf",
+        "robustness_attack.png",
+    } <= names
     assert facts["comparisons"]["4-3"]["difference"] == pytest.approx((70 - 24) / 200)
     assert facts["comparisons"]["4-3"]["significant"]
     assert not facts["comparisons"]["2-1"]["significant"]

@@ -1,11 +1,13 @@
 """analysis/report.py on a folder of runs: the table and the learning curves."""
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import pytest
 
 from analysis import figures
-from analysis.figures import learning_curves
-from analysis.logs import load_runs
+from analysis.figures import ACCURACY_LINES, curves_by_experiment, learning_curves
+from analysis.logs import Run, load_runs
 from analysis.report import main, results_table, table_caption
 from config import InputError
 from helpers import write_run_folder
@@ -65,6 +67,31 @@ def test_curves_leave_out_an_evaluation_that_follows_another_at_once():
     kept = figures._evenly_spaced([{"step": step} for step in steps])
     assert [line["step"] for line in kept] == [250, 500, 631, 750, 1000, 1250]
     assert figures._evenly_spaced([{"step": 4}]) == [{"step": 4}]
+
+
+def test_curves_by_experiment_have_a_panel_each_with_thin_seeds_and_a_thick_mean():
+    def line(step, accuracy):
+        return {"step": step, "validation_accuracy": accuracy, "train_sample_accuracy": None}
+
+    def make(key, seed, accuracies):
+        summary = {"key": key, "experiment": int(key), "architecture": f"model {key}", "seed": seed}
+        return Run(Path(), summary, [line(100 * (i + 1), value) for i, value in enumerate(accuracies)])
+
+    runs = [make("1", 0, (0.5, 0.7, 0.8)), make("1", 1, (0.6, 0.9)), make("3", 0, (0.5, 0.6))]
+    figure = curves_by_experiment(runs, ACCURACY_LINES, "accuracy (%)", 100, level=88)
+    panels = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in panels] == ["1 model 1", "3 model 3"]
+    assert panels[0].get_ylabel() == "accuracy (%)"
+    assert panels[0].get_xlabel() == "step"
+    drawn = [(plot.get_linewidth(), plot.get_xydata().tolist()) for plot in panels[0].lines if len(plot.get_xydata())]
+    assert [width for width, _ in drawn] == [0.7, 0.7, 2, 1.2]
+    assert drawn[0][1] == [[100, 50], [200, 70], [300, 80]]
+    # The mean where both have an evaluation.
+    assert drawn[2][1] == [[100, pytest.approx(55)], [200, pytest.approx(80)]]
+    assert drawn[3][1] == [[0, 88], [1, 88]]
+    # No run's log has the metric of the other line.
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["validation"]
+    plt.close(figure)
 
 
 def test_learning_curves_show_the_linear_baseline_as_a_line_of_its_own(logs):
