@@ -57,7 +57,7 @@ def compare_runs(first: Run, second: Run) -> Comparison:
     Raises:
         InputError: predictions are missing, or the runs were tested on different reviews.
     """
-    correct, other_correct = _correct_by_run([first, second])
+    correct, other_correct = correct_by_run([first, second])
     only_first, only_second = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
     low, high = paired_interval(only_first, only_second, len(correct))
     difference = (only_first - only_second) / len(correct)
@@ -94,16 +94,44 @@ def accuracies_by_seed(runs: Sequence[Run]) -> dict[str, dict]:
     return {key: _seed_statistics(group) for key, group in groups.items() if len(group) > 1}
 
 
-def seed_difference(first: Sequence[Run], second: Sequence[Run]) -> dict:
+def seed_difference(first: Sequence[Run], second: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> dict:
     """The difference of the mean test accuracies of two experiments, each with its seeds; its 95% interval and p, with
     both seeds and reviews as sources of error (`crossed_difference`).
+
+    Args:
+        first: the seeds of one.
+        second: those of the other; their numbers may differ.
+        keys: of a summary's `data`, in which all must agree.
 
     Raises:
         InputError: as `compare_runs`.
     """
-    correct = _correct_by_run([*first, *second])
+    correct = correct_by_run([*first, *second], keys)
     difference, low, high, p = crossed_difference(correct[: len(first)], correct[len(first) :])
     return {"difference": difference, "low": low, "high": high, "p": p}
+
+
+def correct_by_run(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> np.ndarray:
+    """(runs, reviews) bool: whether each run's prediction of each test review is correct.
+
+    Args:
+        runs: on the same test reviews.
+        keys: of a summary's `data`, in which they must agree.
+
+    Raises:
+        InputError: predictions are missing, or the runs were tested on different reviews.
+    """
+    check_same_data(runs, keys)
+    rows, labels, _ = read_predictions(runs[0].folder / "test_predictions.csv")
+    correct = []
+    for run in runs:
+        other_rows, other_labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
+        if not (np.array_equal(rows, other_rows) and np.array_equal(labels, other_labels)):
+            raise InputError(
+                f"{runs[0].folder} and {run.folder} were tested on different reviews; compare runs on one split"
+            )
+        correct.append(is_correct(probabilities, labels))
+    return np.array(correct)
 
 
 def signed_points(share: float) -> str:
@@ -115,22 +143,6 @@ def signed_points(share: float) -> str:
 def p_text(p: float) -> str:
     """`0.034`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _correct_by_run(runs: Sequence[Run]) -> np.ndarray:
-    """(runs, reviews) bool: whether each run's prediction of each test review is correct; InputError where the reviews
-    differ."""
-    check_same_data(runs, TEST_DATA_KEYS)
-    rows, labels, _ = read_predictions(runs[0].folder / "test_predictions.csv")
-    correct = []
-    for run in runs:
-        other_rows, other_labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
-        if not (np.array_equal(rows, other_rows) and np.array_equal(labels, other_labels)):
-            raise InputError(
-                f"{runs[0].folder} and {run.folder} were tested on different reviews; compare runs on one split"
-            )
-        correct.append(is_correct(probabilities, labels))
-    return np.array(correct)
 
 
 def _seed_statistics(runs: Sequence[Run]) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 from analysis.comparisons import accuracies_by_seed, compare_pairs, seed_difference
 from analysis.logs import Run, check_same_data, identify, load_runs, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, share_interval
+from analysis.studies import size_facts, variant_facts
 from config import InputError, load_config, read_json
 
 BYTES_PER_GIB = 2**30
@@ -36,7 +37,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
 
     Args:
         folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
-            `trials/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
+            `ablation/`, `sizes/`, `trials/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
         memory: the log of benchmarks/memory.py.
 
     Raises:
@@ -62,11 +63,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
         "trials": [trial_facts(run) for run in _load_optional(folder / "trials")],
         "yelp": {name: run_facts(run) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
     }
-    if (folder / "transfer.json").is_file():
-        facts["transfer"] = read_json(folder / "transfer.json")
-    if (folder / "saliency.json").is_file():
-        facts["saliency"] = saliency_facts(read_json(folder / "saliency.json"))
-    return facts
+    return facts | _optional_facts(folder, all_seeds)
 
 
 def describe(runs: Sequence[Run]) -> dict:
@@ -215,6 +212,22 @@ def trial_facts(run: Run) -> dict:
         "epochs": run.summary["epochs"],
         "validation_accuracy": run.summary["best_validation_accuracy"],
     }
+
+
+def _optional_facts(folder: Path, runs: Sequence[Run]) -> dict:
+    """Of the studies that were made: variants (beside `runs`, with all seeds), sizes, transfer, saliency."""
+    facts = {}
+    if (folder / "ablation").is_dir():
+        variants = [*runs, *load_runs(folder / "ablation")]
+        keys = dict.fromkeys(run.key for run in variants)
+        facts["variants"] = variant_facts(variants, [(key, key[0]) for key in keys if len(key) > 1])
+    if (folder / "sizes").is_dir():
+        facts["sizes"] = size_facts(folder / "sizes")
+    if (folder / "transfer.json").is_file():
+        facts["transfer"] = read_json(folder / "transfer.json")
+    if (folder / "saliency.json").is_file():
+        facts["saliency"] = saliency_facts(read_json(folder / "saliency.json"))
+    return facts
 
 
 def _one_run_per_key(runs: Sequence[Run]) -> dict[str, Run]:

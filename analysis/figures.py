@@ -202,6 +202,34 @@ def seeds(facts: dict) -> Figure:
     return figure
 
 
+def accuracy_by_size(facts: dict) -> Figure:
+    """Mean test accuracy against the number of training reviews, with 95% intervals: a line an experiment, on its own
+    test reviews; beside it a panel for each of the other sets of reviews, without intervals."""
+    accuracies = facts["accuracies"]
+    others = list(next(iter(accuracies.values()))[0]["also"])
+    figure, axes = plt.subplots(
+        1, 1 + len(others), figsize=(3.6 * (1 + len(others)), 4.6), layout="constrained", squeeze=False
+    )
+    for key, rows in accuracies.items():
+        sizes = [row["training_reviews"] for row in rows]
+        look = {"color": color_of(rows[0]["experiment"]), "marker": "o", "markersize": 4, "linewidth": 1.5}
+        look["linestyle"] = "-" if len(key) == 1 else "--"
+        means = np.array([100 * row["mean"] for row in rows])
+        ends = [np.abs(100 * np.array([row[end] for row in rows]) - means) for end in ("low", "high")]
+        axes[0][0].errorbar(sizes, means, ends, label=f"{key} {rows[0]['architecture']}", capsize=2, **look)
+        for axis, name in zip(axes[0][1:], others, strict=True):
+            axis.plot(sizes, [100 * row["also"][name] for row in rows], **look)
+    for axis, name in zip(axes[0], ["test reviews", *others], strict=True):
+        axis.set(xscale="log", xlabel="training reviews", title=f"On {name}")
+        axis.set_xticks(facts["sizes"], [f"{size:,}" for size in facts["sizes"]], fontsize=8)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("accuracy (%)")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
 def memory(facts: dict) -> Figure:
     """The calculated memory of a training step, stacked, beside the measured resident memory."""
     rows = [row for row in facts["memory"] if row["key"] in facts["runs"]]

@@ -212,6 +212,8 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
     }
     if facts["seeds"]:
         drawn["seeds"] = figures.seeds(facts)
+    if "sizes" in facts:
+        drawn["sizes"] = figures.accuracy_by_size(facts["sizes"])
     if "saliency" in facts:
         drawn["saliency"] = figures.saliency_by_position(read_json(logs / "saliency.json"))
     return drawn
