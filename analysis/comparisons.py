@@ -1,4 +1,4 @@
-"""Comparisons of runs: paired on the same test reviews, and of experiments over their seeds."""
+"""Comparisons of experiments on the same test reviews, over all their seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,18 +6,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from analysis.logs import TEST_DATA_KEYS, Run, check_same_data, identify, read_predictions
+from analysis.logs import TEST_DATA_KEYS, Run, by_key, check_same_data, identify, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, crossed_difference, is_correct, mcnemar_p, paired_interval
 from config import InputError
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same test reviews.
+    """Two experiments on the same test reviews, each with one run or several seeds.
 
-    `difference` is the accuracy of `first` minus that of `second`, as a share, with a 95% interval from `low` to
-    `high` (`paired_interval`); `p` is McNemar's, `adjusted_p` after Benjamini and Hochberg's correction over all
-    comparisons made together.
+    `difference` is the mean accuracy of `first` minus that of `second`, as a share, with a 95% interval from `low` to
+    `high`. Of two single runs these are `paired_interval` and McNemar's p; where there are seeds, those of
+    `crossed_difference`, whose sources of error are seeds and reviews. `adjusted_p` is p after Benjamini and
+    Hochberg's correction over all comparisons made together.
     """
 
     first: str
@@ -28,6 +29,7 @@ class Comparison:
     high: float
     p: float
     adjusted_p: float = 1.0
+    num_seeds: tuple[int, int] = (1, 1)
 
     @property
     def is_significant(self) -> bool:
@@ -41,7 +43,7 @@ class Comparison:
         """
         evidence = (
             f"95% CI {signed_points(self.low)} to {signed_points(self.high)}, adjusted p {p_text(self.adjusted_p)}, "
-            f"{self.num_reviews:,} test reviews"
+            f"{self._seeds()}{self.num_reviews:,} test reviews"
         )
         if not self.is_significant:
             points = signed_points(self.difference)
@@ -50,29 +52,45 @@ class Comparison:
         direction = "higher" if self.difference > 0 else "lower"
         return f"{first} scores {abs(100 * self.difference):.1f} points {direction} than {second} ({evidence})"
 
+    def _seeds(self) -> str:
+        """`3 seeds each, `; nothing of two single runs."""
+        first, second = self.num_seeds
+        if self.num_seeds == (1, 1):
+            return ""
+        return f"{first} seeds each, " if first == second else f"{first} and {second} seeds, "
 
-def compare_runs(first: Run, second: Run) -> Comparison:
-    """A paired comparison on the test split.
+
+def compare(first: Sequence[Run], second: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> Comparison:
+    """Two experiments on the test split, each with all its seeds.
+
+    Args:
+        first: the runs of one.
+        second: those of the other; their numbers may differ.
+        keys: of a summary's `data`, in which all must agree.
 
     Raises:
         InputError: predictions are missing, or the runs were tested on different reviews.
     """
-    correct, other_correct = correct_by_run([first, second])
-    only_first, only_second = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
-    low, high = paired_interval(only_first, only_second, len(correct))
-    difference = (only_first - only_second) / len(correct)
-    p = mcnemar_p(only_first, only_second)
-    return Comparison(first.key, second.key, len(correct), difference, low, high, p)
+    correct = correct_by_run([*first, *second], keys)
+    num_seeds, num_reviews = (len(first), len(second)), correct.shape[1]
+    if num_seeds == (1, 1):
+        only_first, only_second = (int((one & ~other).sum()) for one, other in (correct, correct[::-1]))
+        difference = (only_first - only_second) / num_reviews
+        low, high = paired_interval(only_first, only_second, num_reviews)
+        p = mcnemar_p(only_first, only_second)
+    else:
+        difference, low, high, p = crossed_difference(correct[: len(first)], correct[len(first) :])
+    return Comparison(first[0].key, second[0].key, num_reviews, difference, low, high, p, num_seeds=num_seeds)
 
 
-def compare_pairs(runs: dict[str, Run], pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
-    """`"4-3"` -> comparison, for each pair of which `runs` holds both; p is adjusted over all of them.
+def compare_pairs(groups: dict[str, Sequence[Run]], pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
+    """`"4-3"` -> comparison, for each pair of which `groups`, the seeds by key, has both; p is adjusted over all.
 
     Raises:
-        InputError: as `compare_runs`.
+        InputError: as `compare`.
     """
-    present = [(first, second) for first, second in dict.fromkeys(pairs) if first in runs and second in runs]
-    comparisons = [compare_runs(runs[first], runs[second]) for first, second in present]
+    present = [(first, second) for first, second in dict.fromkeys(pairs) if first in groups and second in groups]
+    comparisons = [compare(groups[first], groups[second]) for first, second in present]
     adjusted = false_discovery_control([comparison.p for comparison in comparisons]) if comparisons else []
     return {
         f"{comparison.first}-{comparison.second}": replace(comparison, adjusted_p=float(p))
@@ -88,27 +106,7 @@ def accuracies_by_seed(runs: Sequence[Run]) -> dict[str, dict]:
     """
     identify(runs)
     check_same_data(runs)
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.key, []).append(run)
-    return {key: _seed_statistics(group) for key, group in groups.items() if len(group) > 1}
-
-
-def seed_difference(first: Sequence[Run], second: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> dict:
-    """The difference of the mean test accuracies of two experiments, each with its seeds; its 95% interval and p, with
-    both seeds and reviews as sources of error (`crossed_difference`).
-
-    Args:
-        first: the seeds of one.
-        second: those of the other; their numbers may differ.
-        keys: of a summary's `data`, in which all must agree.
-
-    Raises:
-        InputError: as `compare_runs`.
-    """
-    correct = correct_by_run([*first, *second], keys)
-    difference, low, high, p = crossed_difference(correct[: len(first)], correct[len(first) :])
-    return {"difference": difference, "low": low, "high": high, "p": p}
+    return {key: _seed_statistics(group) for key, group in by_key(runs).items() if len(group) > 1}
 
 
 def correct_by_run(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> np.ndarray:

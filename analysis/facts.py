@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from analysis.comparisons import accuracies_by_seed, compare_pairs, seed_difference
-from analysis.logs import Run, check_same_data, identify, load_runs, read_predictions
+from analysis.comparisons import accuracies_by_seed, compare_pairs
+from analysis.logs import Run, by_key, check_same_data, identify, load_runs, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, share_interval
-from analysis.studies import size_facts, variant_facts
+from analysis.studies import mean_accuracy, size_facts
 from config import InputError, load_config, read_json
 
 BYTES_PER_GIB = 2**30
@@ -44,50 +44,48 @@ def collect_facts(folder: Path, memory: Path) -> dict:
         InputError: a log that is needed is missing or can't be read, or two runs can't be told apart.
     """
     runs = load_runs(folder / "imdb")
-    comparison = describe(runs)
-    all_seeds = [*runs, *_load_optional(folder / "seeds")]
-    seeds = accuracies_by_seed(all_seeds)
-    pairs = [(row["first"], row["second"]) for row in comparison["comparisons"].values()]
+    seeds, variants = (_load_optional(folder / name) for name in ("seeds", "ablation"))
+    all_runs = [*runs, *seeds, *variants]
     facts = {
-        **comparison,
-        "seeds": seeds,
-        "seed_differences": {
-            f"{first}-{second}": seed_difference(
-                *([run for run in all_seeds if run.key == key] for key in (first, second))
-            )
-            for first, second in pairs
-            if first in seeds and second in seeds
-        },
+        **describe(runs, [*seeds, *variants]),
+        "seeds": accuracies_by_seed(all_runs),
+        "accuracies": {key: mean_accuracy(group) for key, group in by_key(all_runs).items()},
         "memory": read_json(memory)["rows"],
         "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
         "trials": [trial_facts(run) for run in _load_optional(folder / "trials")],
         "yelp": {name: run_facts(run) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
     }
-    return facts | _optional_facts(folder, all_seeds)
+    return facts | _optional_facts(folder)
 
 
-def describe(runs: Sequence[Run]) -> dict:
+def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
     """What the runs of one folder say: metrics, ranking of the eight, comparisons, cost frontiers (variants included);
     the linear baseline where it is among them.
+
+    Args:
+        runs: one of each key.
+        further: seeds and variants of them, which enter the comparisons only.
 
     Raises:
         InputError: two runs share a key, none is of the eight, predictions are missing, or the runs are on different
             data.
     """
     check_same_data(runs)
-    by_key = _one_run_per_key(runs)
+    one_each = _one_run_per_key(runs)
+    groups = by_key(list(identify([*runs, *further]).values()))
     if not any(run.is_assigned for run in runs):
         raise InputError(f"{runs[0].folder.parent}: none of the eight experiments is among the runs; train one first")
-    described = {key: run_facts(run) for key, run in by_key.items()}
+    described = {key: run_facts(run) for key, run in one_each.items()}
     neural = [metrics for metrics in described.values() if metrics["experiment"]]
-    assigned = [described[key] for key, run in by_key.items() if run.is_assigned]
+    assigned = [described[key] for key, run in one_each.items() if run.is_assigned]
     ranking = [m["key"] for m in sorted(assigned, key=lambda m: -m["best_validation_accuracy"])]
     from_scratch = [key for key in ranking if described[key]["experiment"] < 8]
-    names = {key: metrics["architecture"] for key, metrics in described.items()}
-    comparisons = compare_pairs(by_key, _report_pairs(ranking, from_scratch))
+    names = {key: group[0].summary["architecture"] for key, group in groups.items()}
+    variants = [(key, key[0]) for key in groups if len(key) > 1 and key[0] != "0"]
+    comparisons = compare_pairs(groups, [*_report_pairs(ranking, from_scratch), *variants])
     return {
         "runs": described,
-        "data": by_key[ranking[0]].summary["data"],
+        "data": one_each[ranking[0]].summary["data"],
         "devices": sorted({run.summary["device"] for run in runs}),
         "ranking": ranking,
         "best_from_scratch": next(iter(from_scratch), None),
@@ -214,13 +212,9 @@ def trial_facts(run: Run) -> dict:
     }
 
 
-def _optional_facts(folder: Path, runs: Sequence[Run]) -> dict:
-    """Of the studies that were made: variants (beside `runs`, with all seeds), sizes, transfer, saliency."""
+def _optional_facts(folder: Path) -> dict:
+    """Of the studies that were made: sizes, transfer, saliency."""
     facts = {}
-    if (folder / "ablation").is_dir():
-        variants = [*runs, *load_runs(folder / "ablation")]
-        keys = dict.fromkeys(run.key for run in variants)
-        facts["variants"] = variant_facts(variants, [(key, key[0]) for key in keys if len(key) > 1])
     if (folder / "sizes").is_dir():
         facts["sizes"] = size_facts(folder / "sizes")
     if (folder / "transfer.json").is_file():

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.facts import BYTES_PER_GIB
-from analysis.logs import Run, identify
+from analysis.logs import Run, by_key, identify
 
 BASELINE_GREY = "0.45"
 # Where a label can stand beside its marker, and the size of a cost panel; in points.
@@ -86,9 +86,7 @@ def curves_by_experiment(
         scale: factor to its unit.
         level: a dotted horizontal line, in that unit, such as the linear baseline's accuracy.
     """
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.key, []).append(run)
+    groups = by_key(runs)
     num_rows = -(-len(groups) // NUM_COLUMNS)
     figure, axes = plt.subplots(
         num_rows, NUM_COLUMNS, figsize=(9.5, 0.7 + 2.1 * num_rows), layout="constrained", sharey=True, squeeze=False

@@ -92,6 +92,14 @@ def identify(runs: Sequence[Run]) -> dict[str, Run]:
     return named
 
 
+def by_key(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each experiment or variant, its seeds, in their order."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.key, []).append(run)
+    return groups
+
+
 def by_data(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs in groups, each on the same training, validation and test reviews (and length limit), in their order."""
     groups: dict[tuple, list[Run]] = {}

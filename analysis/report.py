@@ -118,7 +118,7 @@ def answer(facts: dict) -> str:
     verdicts = {pair: comparison["verdict"] for pair, comparison in facts["comparisons"].items()}
     lines = [
         f"Of the eight, {_named(facts, best)} has the best validation accuracy, with {_test_accuracy(facts, best)}. "
-        f"{verdicts[f'{best}-{second}']}{_means_over_seeds(facts, best, second)}."
+        f"{verdicts[f'{best}-{second}']}."
     ]
     if scratch not in (None, best):
         lines.append(
@@ -229,18 +229,10 @@ def _named(facts: dict, key: str) -> str:
 
 
 def _test_accuracy(facts: dict, key: str) -> str:
-    return f"{100 * facts['runs'][key]['test_accuracy']:.1f}% test accuracy"
-
-
-def _means_over_seeds(facts: dict, first: str, second: str) -> str:
-    """A clause on the mean test accuracies, empty where one of the two has a single seed."""
-    if f"{first}-{second}" not in facts["seed_differences"]:
-        return ""
-    groups = [facts["seeds"][key] for key in (first, second)]
-    counts = [len(group["seeds"]) for group in groups]
-    seeds = f"{counts[0]} seeds each" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} seeds"
-    means = " and ".join(f"{100 * group['test_mean']:.1f}%" for group in groups)
-    return f"; the mean test accuracies over {seeds} are {means}"
+    """That of the one run, or the mean over seeds."""
+    num_seeds = len(facts["accuracies"][key]["by_seed"])
+    over = f" (mean of {num_seeds} seeds)" if num_seeds > 1 else ""
+    return f"{100 * facts['accuracies'][key]['mean']:.1f}% test accuracy{over}"
 
 
 def _save(figure: Figure, path: Path) -> None:

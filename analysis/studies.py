@@ -1,13 +1,14 @@
-"""What many runs say together: accuracy against the number of training reviews, and variants of the eight."""
+"""Accuracies over seeds, and against the number of training reviews."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from analysis.comparisons import correct_by_run, seed_difference
-from analysis.logs import Run, load_runs
-from analysis.statistics import SIGNIFICANCE_LEVEL, crossed_difference
+from analysis.comparisons import compare, correct_by_run
+from analysis.logs import TEST_DATA_KEYS, Run, by_key, load_runs
+from analysis.statistics import crossed_difference
 from config import InputError, read_json
 
 # Runs of different sizes are trained on different reviews, and tested on the same.
@@ -41,37 +42,7 @@ def size_facts(folder: Path) -> dict:
     return {"sizes": sizes, "accuracies": accuracies, "passes_baseline": passes}
 
 
-def variant_facts(runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> dict:
-    """Variants against what they vary.
-
-    Args:
-        runs: with all their seeds, on the same reviews.
-        pairs: (variant, reference) by key; those that are not among the runs are left out.
-
-    Returns:
-        `accuracies`: by key, as of `mean_accuracy`. `differences`: `"2m-2"` -> variant minus reference, as of
-        `seed_difference`.
-    """
-    groups = by_key(runs)
-    return {
-        "accuracies": {key: mean_accuracy(group) for key, group in groups.items()},
-        "differences": {
-            f"{first}-{second}": seed_difference(groups[first], groups[second])
-            for first, second in pairs
-            if first in groups and second in groups
-        },
-    }
-
-
-def by_key(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The seeds of each experiment or variant."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.key, []).append(run)
-    return groups
-
-
-def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = SIZE_DATA_KEYS) -> dict:
+def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> dict:
     """Mean test accuracy of the seeds of one experiment, with a 95% interval over seeds and reviews, and each seed's.
 
     Args:
@@ -100,11 +71,10 @@ def _size_folders(folder: Path) -> list[Path]:
 
 def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
     also = [read_json(run.folder / TRANSFER) for run in groups[key]]
-    row = mean_accuracy(groups[key])
+    row = mean_accuracy(groups[key], SIZE_DATA_KEYS)
     row["also"] = {name: float(np.mean([result[name]["accuracy"] for result in also])) for name in also[0]}
     if "0" in groups and row["experiment"]:
-        difference = seed_difference(groups[key], groups["0"], SIZE_DATA_KEYS)
-        row["to_baseline"] = difference | {"significant": difference["p"] < SIGNIFICANCE_LEVEL}
+        row["to_baseline"] = asdict(compare(groups[key], groups["0"], SIZE_DATA_KEYS))
     return row
 
 

@@ -6,9 +6,8 @@ import pytest
 from analysis.comparisons import (
     Comparison,
     accuracies_by_seed,
+    compare,
     compare_pairs,
-    compare_runs,
-    seed_difference,
     signed_points,
 )
 from analysis.logs import load_run
@@ -25,17 +24,17 @@ def make_run(folder, key, wrong=(), seed=0, **summary):
 
 def test_comparison_counts_reviews_that_only_one_run_predicts_correctly(tmp_path):
     one, other = make_run(tmp_path, "4", range(0, 3)), make_run(tmp_path, "3", range(2, 14))
-    comparison = compare_runs(one, other)
+    comparison = compare([one], [other])
     assert (comparison.first, comparison.second, comparison.num_reviews) == ("4", "3", 40)
     assert comparison.difference == pytest.approx(9 / 40)
     assert (comparison.low, comparison.high) == pytest.approx(paired_interval(11, 2, 40))
     assert comparison.p == mcnemar_p(11, 2)
-    assert compare_runs(other, one).difference == -comparison.difference
+    assert compare([other], [one]).difference == -comparison.difference
 
 
 def test_p_values_are_adjusted_over_all_pairs_with_benjamini_hochberg(tmp_path):
     num_wrong = {"1": 20, "2": 4, "3": 5}
-    runs = {key: make_run(tmp_path, key, range(count)) for key, count in num_wrong.items()}
+    runs = {key: [make_run(tmp_path, key, range(count))] for key, count in num_wrong.items()}
     comparisons = compare_pairs(runs, [("2", "1"), ("3", "2"), ("2", "1"), ("9", "1")])
     assert list(comparisons) == ["2-1", "3-2"]
     # Benjamini and Hochberg: the smaller p counts twice, the larger once.
@@ -73,10 +72,10 @@ def test_runs_tested_on_different_reviews_are_refused(tmp_path):
     for changed in (text.replace("\n7,", "\n70,"), text.replace("\n7,1", "\n7,0")):
         path.write_text(changed)
         with pytest.raises(InputError, match="1_0 and .*2_0 were tested on different reviews"):
-            compare_runs(one, other)
+            compare([one], [other])
     path.unlink()
     with pytest.raises(InputError, match=r"2_0.test_predictions\.csv: not the predictions of a run"):
-        compare_runs(one, other)
+        compare([one], [other])
 
 
 def test_seeds_are_grouped_by_key_not_by_folder(tmp_path):
@@ -108,12 +107,16 @@ def test_difference_over_seeds_is_crossed_with_the_reviews(tmp_path):
         np.array([[row not in wrong[key, seed] for row in range(40)] for seed in range(n)])
         for key, n in (("2", 2), ("1", 3))
     ]
-    difference = seed_difference(*groups)
-    assert difference["difference"] == pytest.approx((25 / 3 - 1.5) / 40)
-    assert tuple(difference.values()) == crossed_difference(*correct)
+    comparison = compare(*groups)
+    assert (comparison.first, comparison.second, comparison.num_seeds) == ("2", "1", (2, 3))
+    assert comparison.difference == pytest.approx((25 / 3 - 1.5) / 40)
+    values = (comparison.difference, comparison.low, comparison.high, comparison.p)
+    assert values == crossed_difference(*correct)
+    assert ", 2 and 3 seeds, 40 test reviews)" in comparison.verdict({"1": "BiLSTM", "2": "BiLSTM + dropout"})
+    assert ", 2 seeds each, 40 test reviews)" in compare(groups[0], groups[1][:2]).verdict({"1": "a", "2": "b"})
     (groups[1][2].folder / "test_predictions.csv").unlink()
     with pytest.raises(InputError, match="not the predictions of a run"):
-        seed_difference(*groups)
+        compare(*groups)
 
 
 def test_runs_tested_on_different_data_are_refused(tmp_path):
@@ -122,10 +125,10 @@ def test_runs_tested_on_different_data_are_refused(tmp_path):
     run = make_run(tmp_path, "4", data=data)
     other = make_run(tmp_path, "3", data=data | {"fingerprint": "c3d4"})
     with pytest.raises(InputError, match=r"are on different data \(fingerprint.*a1b2 and c3d4\) and can't be compared"):
-        compare_runs(run, other)
+        compare([run], [other])
     # Trained on fewer reviews, tested on the same.
     fewer = make_run(tmp_path, "2", data=data | {"train": 500})
-    assert compare_runs(run, fewer).difference == 0
+    assert compare([run], [fewer]).difference == 0
 
 
 def test_seeds_on_different_data_are_refused(tmp_path):

@@ -167,17 +167,23 @@ def test_answer_names_a_best_model_from_scratch_once(changed_logs, template, one
     assert "\nThe fastest to train is **1**" in answer
 
 
-def test_seeds_of_all_folders_appear_in_facts_and_answer(changed_logs, template, one_figure, tmp_path):
+def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, template, one_figure, tmp_path):
     # Folder names say nothing of key and seed.
-    for key, accuracies in (("8", (0.84, 0.87)), ("4", (0.85, 0.89))):
-        for seed, accuracy in enumerate(accuracies, start=1):
-            folder = changed_logs / "seeds" / f"{'ab'[key == '8']}{seed}"
-            write_run_folder(folder, key, seed, num_reviews=200, test_accuracy=accuracy)
+    for key, mistakes in (("8", (32, 26)), ("4", (30, 22)), ("4d", (10, 12))):
+        for seed, number in enumerate(mistakes, start=1):
+            place = "ablation" if key == "4d" else "seeds"
+            accuracy = 1 - number / 200
+            folder = changed_logs / place / f"{'ab'[key == '8']}{seed}"
+            write_run_folder(folder, key, seed, range(number), num_reviews=200, test_accuracy=accuracy)
     facts = build(changed_logs, tmp_path / "out")
     assert facts["seeds"]["8"]["test_accuracies"] == [0.9, 0.84, 0.87]
-    assert list(facts["seed_differences"]) == ["8-4"]
+    assert facts["accuracies"]["8"]["mean"] == pytest.approx(0.87)
+    assert facts["comparisons"]["8-4"]["num_seeds"] == [3, 3]
+    assert facts["comparisons"]["4d-4"]["difference"] == pytest.approx(0.945 - facts["accuracies"]["4"]["mean"])
+    assert "4d" not in facts["ranking"]
     answer = (tmp_path / "out" / "answer.md").read_text()
-    assert "; the mean test accuracies over 3 seeds each are 87.0% and 87.3%." in answer
+    assert "has the best validation accuracy, with 87.0% test accuracy (mean of 3 seeds). " in answer
+    assert ", 3 seeds each, 200 test reviews)" in answer
 
 
 def test_two_runs_of_one_key_and_seed_are_refused(changed_logs, template, one_figure, memory_log, tmp_path, capsys):
