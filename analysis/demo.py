@@ -93,7 +93,9 @@ def train_tiny_runs() -> list[Path]:
     from train import run
 
     print(
-        "There are no runs with their models in logs/: the eight are trained with profile=tiny, a minute.", flush=True
+        "There are no runs with their models in logs/: the eight are trained with profile=tiny, a minute. "
+        "Their answers show the page, not what the models can do.",
+        flush=True,
     )
     configs = [load_config(path, ["profile=tiny"]) for path in sorted(CONFIGS.glob("[1-8]_*.yaml"))]
     for config in configs:
