@@ -47,7 +47,7 @@ def crossed_difference(first: np.ndarray, second: np.ndarray, level: float = 0.9
 
     The variance of the difference is that over the reviews, of the means over seeds, plus for each classifier that over
     its seeds, less the part of it that the reviews explain already (the mean square of seeds by reviews; a two-way
-    layout with both factors random, as in Searle, Casella & McCulloch 1992, section 4.3). The t quantile has
+    layout with both factors random, as in Searle, Casella & McCulloch 1992, chapter 4). The t quantile has
     Satterthwaite's (1946) degrees of freedom. A classifier with one seed adds no variance of seeds: the result then
     holds for that run.
 
