@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from analysis.logs import TEST_DATA_KEYS, Run, by_key, check_same_data, identify, read_predictions
+from analysis.logs import TEST_DATA_KEYS, TEST_SPLIT_KEYS, Run, check_same_data, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, crossed_difference, is_correct, mcnemar_p, paired_interval
 from config import InputError
 
@@ -83,30 +83,30 @@ def compare(first: Sequence[Run], second: Sequence[Run], keys: Sequence[str] = T
     return Comparison(first[0].key, second[0].key, num_reviews, difference, low, high, p, num_seeds=num_seeds)
 
 
-def compare_pairs(groups: dict[str, Sequence[Run]], pairs: Sequence[tuple[str, str]]) -> dict[str, Comparison]:
+def compare_pairs(
+    groups: dict[str, Sequence[Run]], pairs: Sequence[tuple[str, str]], variants: Sequence[tuple[str, str]] = ()
+) -> dict[str, Comparison]:
     """`"4-3"` -> comparison, for each pair of which `groups`, the seeds by key, has both; p is adjusted over all.
+
+    Args:
+        groups: runs by key.
+        pairs: of keys.
+        variants: further pairs, of runs that may differ in the training reviews and the length limit.
 
     Raises:
         InputError: as `compare`.
     """
-    present = [(first, second) for first, second in dict.fromkeys(pairs) if first in groups and second in groups]
-    comparisons = [compare(groups[first], groups[second]) for first, second in present]
+    keys = dict.fromkeys(variants, TEST_SPLIT_KEYS) | dict.fromkeys(pairs, TEST_DATA_KEYS)
+    comparisons = [
+        compare(groups[first], groups[second], keys[first, second])
+        for first, second in dict.fromkeys([*pairs, *variants])
+        if first in groups and second in groups
+    ]
     adjusted = false_discovery_control([comparison.p for comparison in comparisons]) if comparisons else []
     return {
         f"{comparison.first}-{comparison.second}": replace(comparison, adjusted_p=float(p))
         for comparison, p in zip(comparisons, adjusted, strict=True)
     }
-
-
-def accuracies_by_seed(runs: Sequence[Run]) -> dict[str, dict]:
-    """By key: the accuracies of its seeds, their mean and standard deviation; keys with a single seed are left out.
-
-    Raises:
-        InputError: two runs have the same key and seed, or are on different data.
-    """
-    identify(runs)
-    check_same_data(runs)
-    return {key: _seed_statistics(group) for key, group in by_key(runs).items() if len(group) > 1}
 
 
 def correct_by_run(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> np.ndarray:
@@ -141,14 +141,3 @@ def signed_points(share: float) -> str:
 def p_text(p: float) -> str:
     """`0.034`, or `< 0.001`."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _seed_statistics(runs: Sequence[Run]) -> dict:
-    test_accuracies = [run.summary["test_accuracy"] for run in runs]
-    return {
-        "seeds": [run.summary["seed"] for run in runs],
-        "test_accuracies": test_accuracies,
-        "validation_accuracies": [run.summary["best_validation_accuracy"] for run in runs],
-        "test_mean": float(np.mean(test_accuracies)),
-        "test_std": float(np.std(test_accuracies, ddof=1)),
-    }

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from analysis.comparisons import accuracies_by_seed, compare_pairs
+from analysis.comparisons import compare_pairs
 from analysis.logs import Run, by_key, check_same_data, identify, load_runs, read_predictions
 from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, share_interval
-from analysis.studies import mean_accuracy, size_facts
+from analysis.studies import mean_accuracy, size_facts, sweep_facts
 from config import InputError, load_config, read_json
 
 BYTES_PER_GIB = 2**30
@@ -24,12 +24,18 @@ SUMMARY_KEYS = (
     *("experiment", "architecture", "parameters", "train_accuracy", "best_validation_accuracy", "test_accuracy"),
     *("train_seconds", "evaluation_seconds", "steady_memory_bytes", "seed", "device"),
 )
+HYPER_PARAMETERS = (
+    *("learning_rate", "lr_scheduler", "warmup_ratio", "batch_size", "epochs", "weight_decay", "adam_eps"),
+    *("max_grad_norm", "precision"),
+)
 ROBUSTNESS_KEYS = (
     *("accuracy", "drop", "adjusted_p", "flip_rate", "probability_change"),
     *("num_targeted", "share_lowered", "share_flipped"),
 )
 # Tokens at either end of a review that count as its beginning and its end.
 EDGE_TOKENS = 32
+# Validation accuracy to which training is timed.
+LEVEL = 0.85
 
 
 def collect_facts(folder: Path, memory: Path) -> dict:
@@ -37,7 +43,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
 
     Args:
         folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
-            `ablation/`, `sizes/`, `trials/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
+            `ablation/`, `sizes/`, `sweep/`, `imdb_h200/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
         memory: the log of benchmarks/memory.py.
 
     Raises:
@@ -48,11 +54,12 @@ def collect_facts(folder: Path, memory: Path) -> dict:
     all_runs = [*runs, *seeds, *variants]
     facts = {
         **describe(runs, [*seeds, *variants]),
-        "seeds": accuracies_by_seed(all_runs),
         "accuracies": {key: mean_accuracy(group) for key, group in by_key(all_runs).items()},
+        "curves": {key: curves_by_seed(group) for key, group in by_key(all_runs).items() if key[0] != "0"},
         "memory": read_json(memory)["rows"],
         "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
-        "trials": [trial_facts(run) for run in _load_optional(folder / "trials")],
+        "settings": {run.key: settings_of(run) for run in runs if run.summary["experiment"]},
+        "gpu": gpu_facts(_load_optional(folder / "imdb_h200")),
         "yelp": {name: run_facts(run) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
     }
     return facts | _optional_facts(folder)
@@ -81,8 +88,8 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
     ranking = [m["key"] for m in sorted(assigned, key=lambda m: -m["best_validation_accuracy"])]
     from_scratch = [key for key in ranking if described[key]["experiment"] < 8]
     names = {key: group[0].summary["architecture"] for key, group in groups.items()}
-    variants = [(key, key[0]) for key in groups if len(key) > 1 and key[0] != "0"]
-    comparisons = compare_pairs(groups, [*_report_pairs(ranking, from_scratch), *variants])
+    variants = [(key, key[0]) for key in groups if len(key) > 1]
+    comparisons = compare_pairs(groups, _report_pairs(ranking, from_scratch), variants)
     return {
         "runs": described,
         "data": one_each[ranking[0]].summary["data"],
@@ -107,6 +114,8 @@ def run_facts(run: Run) -> dict:
         "key": run.key,
         **{key: summary[key] for key in SUMMARY_KEYS},
         "epochs": summary.get("epochs"),
+        "frozen_features_seconds": summary.get("frozen_features_seconds", 0.0),
+        "test_seconds": summary.get("test_seconds"),
         "num_reviews": {split: summary["data"][split] for split in ("train", "validation", "test")},
         "test_interval": share_interval(int(is_correct(probabilities, labels).sum()), len(labels)),
         **(curve_facts(run) if summary["experiment"] else {}),
@@ -117,22 +126,55 @@ def curve_facts(run: Run) -> dict:
     """How a learning curve behaves.
 
     Returns:
-        `validation_loss_rise` (nats): last validation loss minus its minimum. `accuracy_gap`: training minus validation
-        accuracy at the end. `largest_accuracy_drop`: of validation accuracy from one evaluation to the next.
-        `best_step_share`: share of the steps after which the best model was reached. Also the validation accuracy of
-        the first evaluation and the number of evaluations.
+        `validation_loss_rise` (nats): last validation loss minus its minimum. `train_accuracy` at the end: that of the
+        fixed training sample, or of a run without one, that since the evaluation before, with dropout on.
+        `accuracy_gap`: it minus the validation accuracy at the end. `largest_accuracy_drop`: of validation accuracy
+        from one evaluation to the next. `best_step_share`: share of the steps after which the best model was reached;
+        `seconds_to_best`: of training until then; `seconds_to_level`: until the first evaluation with a validation
+        accuracy of at least `LEVEL`, None if there is none. Also the validation accuracy of the first evaluation and
+        the number of evaluations.
     """
     losses = [line["validation_loss"] for line in run.metrics]
     accuracies = [line["validation_accuracy"] for line in run.metrics]
     drops = [before - after for before, after in zip(accuracies, accuracies[1:], strict=False)]
+    last, best_step = run.metrics[-1], run.summary["best_validation_step"]
+    train_accuracy = last.get("train_sample_accuracy")
+    train_accuracy = last["train_accuracy"] if train_accuracy is None else train_accuracy
+    seconds = [line["train_seconds"] for line in run.metrics]
+    above = [at for at, accuracy in zip(seconds, accuracies, strict=True) if accuracy >= LEVEL]
     return {
         "validation_loss_rise": losses[-1] - min(losses),
-        "accuracy_gap": run.metrics[-1]["train_accuracy"] - accuracies[-1],
+        "train_accuracy": train_accuracy,
+        "accuracy_gap": train_accuracy - accuracies[-1],
         "largest_accuracy_drop": max([0.0, *drops]),
-        "best_step_share": run.summary["best_validation_step"] / run.metrics[-1]["step"],
+        "best_step_share": best_step / last["step"],
+        "seconds_to_best": next(line["train_seconds"] for line in run.metrics if line["step"] == best_step),
+        "seconds_to_level": min(above, default=None),
         "first_validation_accuracy": accuracies[0],
         "num_evaluations": len(accuracies),
     }
+
+
+def curves_by_seed(runs: Sequence[Run]) -> dict[str, list]:
+    """`curve_facts` of each seed of an experiment, by name of the metric."""
+    by_seed = [curve_facts(run) for run in runs]
+    return {name: [facts[name] for facts in by_seed] for name in by_seed[0]}
+
+
+def gpu_facts(runs: Sequence[Run]) -> dict:
+    """The eight on a GPU, by key: device, training time and memory; nothing where there are none."""
+    return {
+        run.key: {key: run.summary[key] for key in ("device", "train_seconds", "steady_memory_bytes")}
+        | {"peak_bytes": run.summary["memory"]["peak_bytes"], "batch_size": settings_of(run)["batch_size"]}
+        for run in runs
+        if run.summary["memory"]["kind"] == "cuda_allocated"
+    }
+
+
+def settings_of(run: Run) -> dict:
+    """The hyper-parameters of a run, by their names in the section `train` of its settings, and its dropout."""
+    config = load_config(run.folder / "config.yaml")
+    return {name: getattr(config.train, name) for name in HYPER_PARAMETERS} | {"dropout": config.model.dropout}
 
 
 def cost_frontier(described: Sequence[dict], cost: str) -> list[str]:
@@ -195,26 +237,11 @@ def saliency_facts(log: dict) -> dict:
     }
 
 
-def trial_facts(run: Run) -> dict:
-    """The settings of a trial at a small scale, and its validation accuracy."""
-    config = load_config(run.folder / "config.yaml")
-    return {
-        "key": run.key,
-        "architecture": run.summary["architecture"],
-        "learning_rate": config.train.learning_rate,
-        "lr_scheduler": config.train.lr_scheduler,
-        "batch_size": config.train.batch_size,
-        "precision": config.train.precision,
-        "num_training_reviews": run.summary["data"]["train"],
-        "num_validation_reviews": run.summary["data"]["validation"],
-        "epochs": run.summary["epochs"],
-        "validation_accuracy": run.summary["best_validation_accuracy"],
-    }
-
-
 def _optional_facts(folder: Path) -> dict:
-    """Of the studies that were made: sizes, transfer, saliency."""
+    """Of the studies that were made: sweep, sizes, transfer, saliency."""
     facts = {}
+    if (folder / "sweep" / "trials.json").is_file():
+        facts["sweep"] = sweep_facts(folder / "sweep")
     if (folder / "sizes").is_dir():
         facts["sizes"] = size_facts(folder / "sizes")
     if (folder / "transfer.json").is_file():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,12 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.facts import BYTES_PER_GIB
-from analysis.logs import Run, by_key, identify
+from analysis.logs import Run, by_key, identify, load_run
+from analysis.sweep import run_folder
 
 BASELINE_GREY = "0.45"
 # Where a label can stand beside its marker, and the size of a cost panel; in points.
 LABEL_OFFSETS = ((10, 8), (10, -8), (-10, 8), (-10, -8), (0, 11), (0, -11), (12, 0), (-12, 0))
-PANEL_POINTS = (240, 170)
+PANEL_POINTS = (200, 140)
+LABEL_ROUNDS = 4
 # A curve leaves out evaluations that are closer to the one before, as a share of the largest distance.
 MOST_CROWDED = 0.2
 LINE_STYLES = ("-", "--", ":", "-.")
@@ -87,24 +90,15 @@ def curves_by_experiment(
         level: a dotted horizontal line, in that unit, such as the linear baseline's accuracy.
     """
     groups = by_key(runs)
-    num_rows = -(-len(groups) // NUM_COLUMNS)
-    figure, axes = plt.subplots(
-        num_rows, NUM_COLUMNS, figsize=(9.5, 0.7 + 2.1 * num_rows), layout="constrained", sharey=True, squeeze=False
-    )
-    for axis, group in zip(axes.flat, groups.values(), strict=False):
+    figure, axes = _panels([group[0].label for group in groups.values()])
+    for axis, group in zip(axes, groups.values(), strict=True):
         color = color_of(group[0].summary["experiment"])
         for metric, name, style in lines:
             _seeds_and_mean(axis, [_points(run, metric, scale) for run in group], color, style, name)
         if level is not None:
             axis.axhline(level, color=BASELINE_GREY, linestyle=":", linewidth=1.2)
-        axis.set_title(group[0].label, fontsize=8)
-        axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("step")
-    for axis in axes[:, 0]:
+    for axis in axes[::NUM_COLUMNS]:
         axis.set_ylabel(label)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_axis_off()
     handles = [
         Line2D([], [], color="0.2", linestyle=style, label=name)
         for metric, name, style in lines
@@ -112,6 +106,23 @@ def curves_by_experiment(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(lines), frameon=False)
     return figure
+
+
+def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel of learning curves for each title, and the panels."""
+    num_rows = -(-len(titles) // NUM_COLUMNS)
+    figure, axes = plt.subplots(
+        num_rows, NUM_COLUMNS, figsize=(9.5, 0.9 + 2.1 * num_rows), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, title in zip(axes.flat, titles, strict=False):
+        axis.set_title(title, fontsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_axis_off()
+    # The lowest panel of each column.
+    for axis in axes.flat[max(0, len(titles) - NUM_COLUMNS) : len(titles)]:
+        axis.set_xlabel("step")
+    return figure, list(axes.flat[: len(titles)])
 
 
 def _points(run: Run, metric: str, scale: float) -> list[tuple[int, float]]:
@@ -187,16 +198,43 @@ def comparisons(facts: dict) -> Figure:
 
 
 def seeds(facts: dict) -> Figure:
-    """Test accuracy of each seed, and the mean as a bar."""
-    figure, axis = _row_plot(len(facts["seeds"]), width=7)
-    for row, (key, group) in enumerate(facts["seeds"].items()):
-        color = color_of(facts["runs"][key]["experiment"])
-        axis.plot(
-            [100 * accuracy for accuracy in group["test_accuracies"]], [row] * len(group["seeds"]), "o", color=color
-        )
-        axis.plot(100 * group["test_mean"], row, "|", color="black", markersize=16)
-    axis.set_yticks(range(len(facts["seeds"])), [f"{k} {facts['runs'][k]['architecture']}" for k in facts["seeds"]])
+    """Test accuracy of each seed, and the mean as a bar; a row an experiment of which there are several."""
+    groups = {key: group for key, group in facts["accuracies"].items() if len(group["seeds"]) > 1}
+    figure, axis = _row_plot(len(groups), width=7)
+    for row, group in enumerate(groups.values()):
+        color = color_of(group["experiment"])
+        axis.plot([100 * accuracy for accuracy in group["by_seed"]], [row] * len(group["seeds"]), "o", color=color)
+        axis.plot(100 * group["mean"], row, "|", color="black", markersize=16)
+    axis.set_yticks(range(len(groups)), [f"{key} {group['architecture']}" for key, group in groups.items()])
     axis.set(xlabel="test accuracy (%)", title="Test accuracy by seed")
+    return figure
+
+
+def sweep_curves(facts: dict, folder: Path) -> Figure:
+    """Validation accuracy over training under each learning rate that was tried, in the batch size that was chosen: a
+    panel an experiment, a thin line a seed, a thick one their mean.
+
+    Args:
+        facts: of `studies.sweep_facts`.
+        folder: of the trials.
+    """
+    trials = facts["trials"]
+    rates = sorted({row["learning_rate"] for rows in trials.values() for row in rows})
+    colors = dict(zip(rates, plt.get_cmap("viridis")(np.linspace(0, 0.92, len(rates))), strict=True))
+    figure, axes = _panels([f"{key} {rows[0]['architecture']}" for key, rows in trials.items()])
+    for axis, rows in zip(axes, trials.values(), strict=True):
+        (chosen,) = (row for row in rows if row["chosen"])
+        axis.set_title(f"{axis.get_title()}\nbatches of {chosen['batch_size']}", fontsize=8)
+        for row in rows:
+            if row["batch_size"] == chosen["batch_size"]:
+                setting = (row["learning_rate"], row["batch_size"])
+                runs = [load_run(run_folder(row["experiment"], setting, seed, folder)) for seed in facts["seeds"]]
+                curves = [_points(run, "validation_accuracy", 100) for run in runs]
+                _seeds_and_mean(axis, curves, colors[row["learning_rate"]], "-", "")
+    for axis in axes[::NUM_COLUMNS]:
+        axis.set_ylabel("validation accuracy (%)")
+    handles = [Line2D([], [], color=color, linewidth=2, label=f"{rate:g}") for rate, color in colors.items()]
+    figure.legend(handles=handles, title="peak learning rate", loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 
@@ -305,20 +343,20 @@ def _cost_panel(axis: Axes, facts: dict, cost: str, scale: float) -> None:
 
 
 def _label_offsets(points: np.ndarray) -> list[tuple[int, int]]:
-    """For each marker the offset at which its label is farthest from all markers and from the labels before it.
+    """For each marker the offset at which its label is farthest from all markers and labels, in a few rounds.
 
     Args:
         points: (n, 2) positions of the markers in data units.
     """
     extent = np.ptp(points, axis=0)
     markers = (points - points.min(axis=0)) / np.where(extent > 0, extent, 1) * PANEL_POINTS
-    obstacles, offsets = list(markers), []
-    for marker in markers:
-        distances = [
-            min(np.linalg.norm(marker + offset - obstacle) for obstacle in obstacles) for offset in LABEL_OFFSETS
-        ]
-        offsets.append(LABEL_OFFSETS[int(np.argmax(distances))])
-        obstacles.append(marker + offsets[-1])
+    offsets = [LABEL_OFFSETS[0]] * len(markers)
+    for index in [*range(len(markers))] * LABEL_ROUNDS:
+        labels = [marker + offset for marker, offset in zip(markers, offsets, strict=True)]
+        obstacles = np.array([*markers, *labels[:index], *labels[index + 1 :]])
+        places = markers[index] + np.array(LABEL_OFFSETS)
+        distances = np.linalg.norm(places[:, None] - obstacles, axis=2).min(axis=1)
+        offsets[index] = LABEL_OFFSETS[int(np.argmax(distances))]
     return offsets
 
 

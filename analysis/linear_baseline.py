@@ -2,6 +2,8 @@
 
     python -m analysis.linear_baseline                  # IMDB, into logs/imdb
     python -m analysis.linear_baseline profile=quick    # the reviews of another profile; run_dir=FOLDER/x: into FOLDER
+    python -m analysis.linear_baseline data.max_length=512 key=0d name=linear_baseline_512 \
+        'architecture=linear baseline, 512 tokens'      # a variant: the first of the two alone, under that key
 
 The features are the TF-IDF of a review's tokens and of its pairs of neighbouring tokens: once of the tokens that the
 eight read (`0_linear_baseline`), once of the whole review (`0w_linear_baseline_whole_reviews`). The regularisation is
@@ -63,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_baseline(
-    config: Config, reviews: Reviews, whole: bool, run_dir: Path, others: Mapping[str, Dataset] = MappingProxyType({})
+    config: Config,
+    reviews: Reviews,
+    whole: bool,
+    run_dir: Path,
+    others: Mapping[str, Dataset] = MappingProxyType({}),
+    identity: tuple[str, str, str] | None = None,
 ) -> dict:
     """Fit, select and test one baseline, and write its run folder; the summary alone where that holds it complete.
 
@@ -73,6 +80,7 @@ def run_baseline(
         whole: read whole reviews; else the tokens that the eight read.
         run_dir: gets what a run of `train.py` leaves, except a model.
         others: by name, further reviews (`text`, `label`) on which it is tested, for `transfer.json`.
+        identity: key, name and architecture, where they are not those of `IDENTITIES`.
 
     Returns:
         The summary.
@@ -80,7 +88,7 @@ def run_baseline(
     Raises:
         InputError: the folder holds another run, or a split has one class only.
     """
-    config = _identified(config, whole)
+    config = _identified(config, identity or IDENTITIES[whole])
     if (summary := finished_run(config, run_dir)) is not None:
         log.info("%s: already complete, kept as it is (overwrite=true fits it again)", run_dir)
         return summary
@@ -100,9 +108,14 @@ def _fit_and_write(
     others: Mapping[str, Dataset],
 ) -> dict:
     """`run_baseline`, in a folder that is this process's own."""
-    fit, matrices = _fit(reviews, labels, whole)
-    probabilities = {name: fit.model.predict_proba(matrices[name])[:, 1] for name in ("validation", "test")}
-    summary = _summary(config, reviews, fit, _metrics("test", labels["test"], probabilities["test"]))
+    fit = _fit(reviews, labels, whole)
+    probabilities = {"validation": fit.validation}
+    started = time.perf_counter()
+    texts = tokens_as_text(reviews, "test", whole)
+    probabilities["test"] = fit.model.predict_proba(fit.vectorizer.transform(texts))[:, 1]
+    test_metrics = {"test_seconds": round(time.perf_counter() - started, 3)}
+    test_metrics |= _metrics("test", labels["test"], probabilities["test"])
+    summary = _summary(config, reviews, fit, test_metrics)
     start_run(run_dir, config)
     if others:
         limit = None if whole else config.data.max_length
@@ -124,8 +137,8 @@ def _test_on(fit: "_Fit", others: Dataset, tokenizer: PreTrainedTokenizerBase, l
 
 
 def ngram_features(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict[str, csr_matrix]]:
-    """The TF-IDF of each split's tokens and pairs of tokens, (n, V); vocabulary and weights are those of the training
-    split."""
+    """The TF-IDF of the training and validation reviews' tokens and pairs of tokens, (n, V); vocabulary and weights are
+    those of the training split."""
     # The text is a review's tokens already: there is nothing left to do before the n-grams.
     vectorizer = TfidfVectorizer(
         preprocessor=None,
@@ -137,7 +150,7 @@ def ngram_features(reviews: Reviews, whole: bool) -> tuple[TfidfVectorizer, dict
         sublinear_tf=True,
     )
     matrices = {}
-    for name in SPLITS:
+    for name in ("train", "validation"):
         texts = tokens_as_text(reviews, name, whole)
         matrices[name] = vectorizer.fit_transform(texts) if name == "train" else vectorizer.transform(texts)
     return vectorizer, matrices
@@ -160,10 +173,12 @@ def _as_text(ids: Iterable[Sequence[int]]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Fitted models: a line of metrics a regularisation, the best line and its model, and what all of it cost."""
+    """Fitted models: a line of metrics a regularisation, the best line, its model and that model's probabilities of the
+    validation reviews, and what all of it cost."""
 
     lines: list[dict]
     best: dict
+    validation: np.ndarray
     vectorizer: TfidfVectorizer
     model: LogisticRegression
     seconds: float
@@ -172,18 +187,20 @@ class _Fit:
 
 def _run_both(settings: Sequence[str]) -> None:
     config = load_config(None, settings)
-    folders = {whole: Path(config.run_dir).parent / f"{key}_{name}" for whole, (key, name, _) in IDENTITIES.items()}
+    is_variant = any(word.startswith("key=") for word in settings)
+    identities = {False: (config.key, config.name, config.architecture)} if is_variant else IDENTITIES
+    folders = {whole: Path(config.run_dir).parent / f"{key}_{name}" for whole, (key, name, _) in identities.items()}
     # Another run in one of the folders is refused before anything is computed.
     for whole, folder in folders.items():
-        finished_run(_identified(config, whole), folder)
+        finished_run(_identified(config, identities[whole]), folder)
     reviews = load_reviews(config.data)
     for whole, folder in folders.items():
-        run_baseline(config, reviews, whole, folder)
+        run_baseline(config, reviews, whole, folder, identity=identities[whole])
 
 
-def _identified(config: Config, whole: bool) -> Config:
+def _identified(config: Config, identity: tuple[str, str, str]) -> Config:
     """The settings of a baseline, without those of a network, on which nothing depends here."""
-    key, name, architecture = IDENTITIES[whole]
+    key, name, architecture = identity
     return replace(
         config,
         experiment=0,
@@ -196,23 +213,25 @@ def _identified(config: Config, whole: bool) -> Config:
     )
 
 
-def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> tuple[_Fit, dict[str, csr_matrix]]:
-    """A model of each regularisation, the best by validation accuracy (the first of equals); and the features."""
+def _fit(reviews: Reviews, labels: dict[str, np.ndarray], whole: bool) -> _Fit:
+    """A model of each regularisation, the best by validation accuracy (the first of equals)."""
     meter = MemoryMeter(torch.device("cpu"))
     started = time.perf_counter()
     vectorizer, matrices = ngram_features(reviews, whole)
-    lines, best, best_model = [], None, None
+    lines, best, best_model, best_validation = [], None, None, None
     bar = tqdm(INVERSE_REGULARISATIONS, desc="regularisations", leave=False, disable=None)
     for step, strength in enumerate(bar, start=1):
         model = LogisticRegression(C=strength, max_iter=1000).fit(matrices["train"], labels["train"])
         line = {"step": step, "inverse_regularisation": strength}
-        for name in ("train", "validation"):
-            line |= _metrics(name, labels[name], model.predict_proba(matrices[name])[:, 1])
+        probabilities = {name: model.predict_proba(matrix)[:, 1] for name, matrix in matrices.items()}
+        for name in probabilities:
+            line |= _metrics(name, labels[name], probabilities[name])
         lines.append(line)
         if best is None or line["validation_accuracy"] > best["validation_accuracy"]:
-            best, best_model = line, model
+            best, best_model, best_validation = line, model, probabilities["validation"]
         meter.sample()
-    return _Fit(lines, best, vectorizer, best_model, time.perf_counter() - started, meter.result()), matrices
+    seconds = time.perf_counter() - started
+    return _Fit(lines, best, best_validation, vectorizer, best_model, seconds, meter.result())
 
 
 def _metrics(split: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -16,6 +16,8 @@ from training.run_folder import RUN_FILES
 _DATA_KEYS = ("source", "fingerprint", "train", "validation", "test")
 # The same, for results on the test reviews alone.
 TEST_DATA_KEYS = ("source", "fingerprint", "test")
+# And where the training reviews or the length limit, which are part of the fingerprint, may differ.
+TEST_SPLIT_KEYS = ("source", "test")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Accuracies over seeds, and against the number of training reviews."""
+"""Accuracies over seeds, against the number of training reviews, and under the hyper-parameters that were tried."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from analysis.comparisons import compare, correct_by_run
-from analysis.logs import TEST_DATA_KEYS, Run, by_key, load_runs
+from analysis.logs import TEST_DATA_KEYS, TEST_SPLIT_KEYS, Run, by_key, load_run, load_runs
 from analysis.statistics import crossed_difference
+from analysis.sweep import run_folder
 from config import InputError, read_json
 
-# Runs of different sizes are trained on different reviews, and tested on the same.
-SIZE_DATA_KEYS = ("source", "test")
 TRANSFER = "transfer.json"
 
 
@@ -43,7 +42,8 @@ def size_facts(folder: Path) -> dict:
 
 
 def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> dict:
-    """Mean test accuracy of the seeds of one experiment, with a 95% interval over seeds and reviews, and each seed's.
+    """Mean test accuracy of the seeds of one experiment, with a 95% interval over seeds and reviews; each seed's, and
+    their standard deviation (None of a single one).
 
     Args:
         runs: that differ in the seed only.
@@ -51,14 +51,43 @@ def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> 
     """
     correct = correct_by_run(runs, keys)
     mean, low, high, _ = crossed_difference(correct, np.zeros((1, correct.shape[1])))
+    by_seed = correct.mean(axis=1)
     return {
         "architecture": runs[0].summary["architecture"],
         "experiment": runs[0].summary["experiment"],
+        "seeds": [run.summary["seed"] for run in runs],
         "mean": mean,
         "low": low,
         "high": high,
-        "by_seed": correct.mean(axis=1).tolist(),
+        "std": float(by_seed.std(ddof=1)) if len(runs) > 1 else None,
+        "by_seed": by_seed.tolist(),
+        "validation_by_seed": [run.summary["best_validation_accuracy"] for run in runs],
         "validation_mean": float(np.mean([run.summary["best_validation_accuracy"] for run in runs])),
+    }
+
+
+def sweep_facts(folder: Path) -> dict:
+    """The trials of `analysis.sweep`: by key of an experiment a row a setting, with the best validation accuracy of
+    each seed, and which was chosen.
+
+    Args:
+        folder: of its `trials.json` and runs.
+
+    Raises:
+        InputError: `trials.json` or a run can't be read.
+    """
+    log = read_json(folder / "trials.json")
+    trials: dict[str, list[dict]] = {}
+    for row in log["trials"]:
+        setting = (row["learning_rate"], row["batch_size"])
+        run = load_run(run_folder(row["experiment"], setting, log["seeds"][0], folder))
+        accuracies = row["best_validation_accuracy"]
+        row |= {"architecture": run.summary["architecture"], "mean": float(np.mean(accuracies))}
+        trials.setdefault(run.key, []).append(row)
+    data, epochs = run.summary["data"], run.summary["epochs"]
+    return {"seeds": log["seeds"], "training_reviews": data["train"], "validation_reviews": data["validation"]} | {
+        "epochs": epochs,
+        "trials": trials,
     }
 
 
@@ -71,10 +100,10 @@ def _size_folders(folder: Path) -> list[Path]:
 
 def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
     also = [read_json(run.folder / TRANSFER) for run in groups[key]]
-    row = mean_accuracy(groups[key], SIZE_DATA_KEYS)
+    row = mean_accuracy(groups[key], TEST_SPLIT_KEYS)
     row["also"] = {name: float(np.mean([result[name]["accuracy"] for result in also])) for name in also[0]}
     if "0" in groups and row["experiment"]:
-        row["to_baseline"] = asdict(compare(groups[key], groups["0"], SIZE_DATA_KEYS))
+        row["to_baseline"] = asdict(compare(groups[key], groups["0"], TEST_SPLIT_KEYS))
     return row
 
 

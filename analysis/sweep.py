@@ -94,6 +94,18 @@ def choose(accuracies: dict[Setting, list[float]]) -> Setting:
     return min(accuracies, key=lambda setting: (-round(float(np.mean(accuracies[setting])), 6), *setting))
 
 
+def run_folder(experiment: str, setting: Setting, seed: int, output: Path) -> Path:
+    """The folder of one trial.
+
+    Args:
+        experiment: `1_lstm`, the name of its file.
+        setting: learning rate and batch size.
+        seed: of the trial.
+        output: of the sweep.
+    """
+    return output / f"{experiment}_lr{setting[0]:g}_b{setting[1]}_seed{seed}"
+
+
 def _beyond(rate: float, rates: Sequence[float]) -> float | None:
     """The rate to add where the best one is the lowest or highest of the grid."""
     position = RATES.index(rate)
@@ -120,19 +132,15 @@ def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
         f"train.batch_size={size}",
         f"train.eval_steps={steps // EVALUATIONS}",
         f"seed={seed}",
-        f"run_dir={_folder(path, setting, seed, output)}",
+        f"run_dir={run_folder(path.stem, setting, seed, output)}",
     ]
-
-
-def _folder(path: Path, setting: Setting, seed: int, output: Path) -> Path:
-    return output / f"{path.stem}_lr{setting[0]:g}_b{setting[1]}_seed{seed}"
 
 
 def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> dict[Path, dict[Setting, list[float]]]:
     """Best validation accuracies of each setting of each experiment, one a seed."""
     accuracies: dict[Path, dict[Setting, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path, setting, seed in trials:
-        run = load_run(_folder(path, setting, seed, output))
+        run = load_run(run_folder(path.stem, setting, seed, output))
         accuracies[path][setting].append(run.summary["best_validation_accuracy"])
     return accuracies
 

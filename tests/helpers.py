@@ -205,6 +205,7 @@ def write_run_folder(
         "train_accuracy": 0.91,
         "best_validation_accuracy": 0.8,
         "best_validation_step": 10,
+        "test_seconds": 1.2,
         "test_accuracy": 0.5 + int(key[0]) / 100,
         "train_seconds": 12.6,
         "evaluation_seconds": 3.4,
@@ -219,10 +220,11 @@ def write_run_folder(
     accuracies, losses = (0.7, 0.8, 0.75), (0.5, 0.4, 0.45)
     lines = [
         {"step": 5 * number, "train_loss": 0.7 - number / 20, "train_accuracy": 0.6 + number / 10}
-        | {"validation_loss": loss, "validation_accuracy": accuracy}
+        | {"validation_loss": loss, "validation_accuracy": accuracy, "train_seconds": 4.2 * number}
         for number, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True), start=1)
     ]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run_dir / "config.yaml").write_text(f"experiment: {max(1, int(key[0]))}\nkey: {key}\nmodel: {{dropout: 0.3}}\n")
     write_test_predictions(run_dir, wrong, num_reviews)
     return run_dir
 

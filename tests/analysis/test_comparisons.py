@@ -5,7 +5,6 @@ import pytest
 
 from analysis.comparisons import (
     Comparison,
-    accuracies_by_seed,
     compare,
     compare_pairs,
     signed_points,
@@ -78,27 +77,6 @@ def test_runs_tested_on_different_reviews_are_refused(tmp_path):
         compare([one], [other])
 
 
-def test_seeds_are_grouped_by_key_not_by_folder(tmp_path):
-    accuracies = {("1", 0): 0.80, ("1", 1): 0.82, ("1", 2): 0.84, ("2", 0): 0.90, ("2", 1): 0.91, ("3", 0): 0.5}
-    runs = [
-        make_run(tmp_path / f"other_{seed}", key, seed=seed, test_accuracy=a, best_validation_accuracy=a - 0.01)
-        for (key, seed), a in accuracies.items()
-    ]
-    groups = accuracies_by_seed(runs)
-    assert list(groups) == ["1", "2"]
-    assert groups["1"]["seeds"] == [0, 1, 2]
-    assert groups["1"]["test_accuracies"] == [0.80, 0.82, 0.84]
-    assert groups["2"]["validation_accuracies"] == pytest.approx([0.89, 0.90])
-    assert groups["1"]["test_mean"] == pytest.approx(0.82)
-    assert groups["1"]["test_std"] == pytest.approx(0.02)
-
-
-def test_two_runs_of_one_key_and_seed_are_not_counted_as_two_seeds(tmp_path):
-    runs = [make_run(tmp_path / folder, "4", seed=1) for folder in ("imdb", "seeds")]
-    with pytest.raises(InputError, match=r"imdb.4_1 and .*seeds.4_1 are both 4 with seed 1"):
-        accuracies_by_seed(runs)
-
-
 def test_difference_over_seeds_is_crossed_with_the_reviews(tmp_path):
     wrong = {("1", 0): range(0, 9), ("1", 1): range(3, 13), ("1", 2): range(1, 7), ("2", 0): range(2), ("2", 1): [30]}
     runs = {place: make_run(tmp_path, place[0], rows, seed=place[1]) for place, rows in wrong.items()}
@@ -129,10 +107,3 @@ def test_runs_tested_on_different_data_are_refused(tmp_path):
     # Trained on fewer reviews, tested on the same.
     fewer = make_run(tmp_path, "2", data=data | {"train": 500})
     assert compare([run], [fewer]).difference == 0
-
-
-def test_seeds_on_different_data_are_refused(tmp_path):
-    data = {"source": "files", "train": 2000, "validation": 20, "test": 40}
-    runs = [make_run(tmp_path, "4", seed=seed, data=data | {"train": 2000 - seed}) for seed in (0, 1)]
-    with pytest.raises(InputError, match=r"4_0 and .*4_1 are on different data \(train: 2000 and 1999\)"):
-        accuracies_by_seed(runs)

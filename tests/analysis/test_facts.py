@@ -4,12 +4,16 @@ import pytest
 
 from analysis.facts import (
     EDGE_TOKENS,
+    LEVEL,
     cost_frontier,
     curve_facts,
+    curves_by_seed,
     describe,
+    gpu_facts,
     robustness_facts,
     run_facts,
     saliency_facts,
+    settings_of,
 )
 from analysis.logs import load_run, load_runs
 from config import InputError
@@ -24,6 +28,48 @@ def test_curve_facts_measure_overfitting_and_instability(tmp_path):
     assert facts["best_step_share"] == pytest.approx(2 / 3)
     assert facts["first_validation_accuracy"] == 0.7
     assert facts["num_evaluations"] == 3
+    assert facts["seconds_to_best"] == 8.4
+    assert facts["seconds_to_level"] is None
+
+
+def test_seconds_to_a_level_are_those_of_the_first_evaluation_that_reaches_it(tmp_path):
+    run = load_run(write_run_folder(tmp_path / "run", "1"))
+    for line, accuracy in zip(run.metrics, (0.85, 0.9, 0.8), strict=True):
+        line["validation_accuracy"] = accuracy
+    assert LEVEL == 0.85
+    assert curve_facts(run)["seconds_to_level"] == 4.2
+
+
+def test_gap_is_that_of_the_training_sample_where_there_is_one(tmp_path):
+    run = load_run(write_run_folder(tmp_path / "run", "1"))
+    run.metrics[-1]["train_sample_accuracy"] = 0.95
+    facts = curve_facts(run)
+    assert (facts["train_accuracy"], facts["accuracy_gap"]) == (0.95, pytest.approx(0.2))
+
+
+def test_curves_have_a_value_for_each_seed(tmp_path):
+    runs = [load_run(write_run_folder(tmp_path / str(seed), "1", seed)) for seed in (0, 1)]
+    runs[1].metrics[-1]["validation_accuracy"] = 0.7
+    assert curves_by_seed(runs)["accuracy_gap"] == pytest.approx([0.15, 0.2])
+    assert curves_by_seed(runs)["num_evaluations"] == [3, 3]
+
+
+def test_gpu_memory_is_of_runs_on_a_gpu_only(tmp_path):
+    memory = {"kind": "cuda_allocated", "peak_bytes": 7}
+    runs = [load_run(write_run_folder(tmp_path / "a", "4", memory=memory, device="GPU", steady_memory_bytes=5))]
+    runs.append(load_run(write_run_folder(tmp_path / "b", "5")))
+    assert gpu_facts(runs) == {
+        "4": {"device": "GPU", "train_seconds": 12.6, "steady_memory_bytes": 5, "peak_bytes": 7, "batch_size": 32}
+    }
+
+
+def test_hyper_parameters_are_those_of_the_runs_settings(tmp_path):
+    folder = write_run_folder(tmp_path / "a", "4")
+    with (folder / "config.yaml").open("a") as file:
+        file.write("train: {learning_rate: 0.003, batch_size: 64, epochs: 3}\n")
+    settings = settings_of(load_run(folder))
+    assert (settings["learning_rate"], settings["batch_size"], settings["epochs"]) == (0.003, 64, 3)
+    assert settings["dropout"] == 0.3
 
 
 def test_linear_baseline_has_no_learning_curve(tmp_path):

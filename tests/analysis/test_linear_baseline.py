@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import linear_baseline
-from analysis.linear_baseline import INVERSE_REGULARISATIONS, SPLITS, main, ngram_features, run_baseline, tokens_as_text
+from analysis.linear_baseline import INVERSE_REGULARISATIONS, main, ngram_features, run_baseline, tokens_as_text
 from analysis.logs import load_run, load_runs, read_predictions
 from config import InputError
 from data import TokenizedReviews, load_reviews
@@ -41,6 +41,7 @@ def test_baseline_leaves_a_run_folder_like_any_run(config, reviews, tmp_path, wh
     assert summary["best_validation_accuracy"] == max(accuracies)
     assert summary["best_validation_step"] == 1 + int(np.argmax(accuracies))
     assert summary["train_accuracy"] > 0.9
+    assert summary["test_seconds"] > 0
 
 
 def test_parameters_are_a_weight_per_feature_and_a_bias(config, reviews, tmp_path):
@@ -59,7 +60,7 @@ def test_baseline_reads_the_same_tokens_as_the_models_or_whole_reviews(reviews):
 def test_vocabulary_comes_from_the_training_reviews_only(reviews):
     vectorizer, matrices = ngram_features(reviews, whole=False)
     assert {name: matrix.shape for name, matrix in matrices.items()} == {
-        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in SPLITS
+        name: (len(getattr(reviews, name)), len(vectorizer.vocabulary_)) for name in ("train", "validation")
     }
     texts = tokens_as_text(reviews, "train", whole=False)
     pairs = {" ".join(pair) for text in texts for pair in zip(text.split(), text.split()[1:], strict=False)}
@@ -72,6 +73,15 @@ def test_command_writes_both_baselines_beside_run_dir(config, reviews, tmp_path,
     folders = {path.name for path in (tmp_path / "logs").iterdir()}
     assert folders == {"0_linear_baseline", "0w_linear_baseline_whole_reviews"}
     assert [run.key for run in load_runs(tmp_path / "logs")] == ["0", "0w"]
+
+
+def test_key_makes_a_variant_of_the_first_baseline(config, reviews, tmp_path, monkeypatch):
+    monkeypatch.setattr(linear_baseline, "load_reviews", lambda data: reviews)
+    words = ["profile=tiny", "key=0d", "name=baseline_512", "architecture=linear baseline, 512 tokens"]
+    assert main([*words, f"run_dir={tmp_path / 'logs' / 'x'}"]) == 0
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["0d_baseline_512"]
+    (run,) = load_runs(tmp_path / "logs")
+    assert (run.label, run.summary["experiment"]) == ("0d linear baseline, 512 tokens", 0)
 
 
 def test_unknown_profile_is_refused(capsys):

@@ -176,8 +176,12 @@ def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, 
             folder = changed_logs / place / f"{'ab'[key == '8']}{seed}"
             write_run_folder(folder, key, seed, range(number), num_reviews=200, test_accuracy=accuracy)
     facts = build(changed_logs, tmp_path / "out")
-    assert facts["seeds"]["8"]["test_accuracies"] == [0.9, 0.84, 0.87]
+    assert facts["accuracies"]["8"]["seeds"] == [0, 1, 2]
+    assert facts["accuracies"]["8"]["by_seed"] == pytest.approx([0.9, 0.84, 0.87])
     assert facts["accuracies"]["8"]["mean"] == pytest.approx(0.87)
+    assert facts["accuracies"]["8"]["std"] == pytest.approx(0.03)
+    assert facts["accuracies"]["3"]["std"] is None
+    assert len(facts["curves"]["8"]["accuracy_gap"]) == 3
     assert facts["comparisons"]["8-4"]["num_seeds"] == [3, 3]
     assert facts["comparisons"]["4d-4"]["difference"] == pytest.approx(0.945 - facts["accuracies"]["4"]["mean"])
     assert "4d" not in facts["ranking"]
