@@ -222,8 +222,9 @@ def robustness_facts(log: dict) -> dict:
 
 
 def saliency_facts(log: dict) -> dict:
-    """What a log of `analysis.saliency` says: how many reviews, and by state and model the share of the saliency that
-    falls on the last `EDGE_TOKENS` tokens, and on those between them and the first `EDGE_TOKENS`."""
+    """What a log of `analysis.saliency` says: how many reviews, and by state (`short_...` of padded reviews) and model
+    the share of the saliency that falls on the last `EDGE_TOKENS` tokens, and on those between them and the first
+    `EDGE_TOKENS`."""
 
     def shares(values: Sequence[float]) -> dict[str, float]:
         return {
@@ -231,9 +232,12 @@ def saliency_facts(log: dict) -> dict:
             "last": sum(values[-EDGE_TOKENS:]) / sum(values),
         }
 
-    return {"reviews": log["reviews"], "edge_tokens": EDGE_TOKENS} | {
+    numbers = {key: log[key] for key in ("reviews", "short_reviews", "short_lengths") if key in log}
+    states = [prefix + state for prefix in ("", "short_") for state in ("untrained", "trained")]
+    return {**numbers, "edge_tokens": EDGE_TOKENS} | {
         state: {name: shares(model[state]) for name, model in log["models"].items()}
-        for state in ("untrained", "trained")
+        for state in states
+        if state in next(iter(log["models"].values()))
     }
 
 

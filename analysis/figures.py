@@ -287,23 +287,30 @@ def memory(facts: dict) -> Figure:
 
 
 def saliency_by_position(log: dict, states: Sequence[str] = ("untrained", "trained")) -> Figure:
-    """The gradient norm with respect to the token embeddings by position: a panel a state, a line a model.
+    """The gradient norm with respect to the token embeddings by position: a panel a state, a line a model; below it one
+    of the padded reviews, where the log has them.
 
     Args:
         log: of `analysis.saliency`; `models` by name, each with `label`, `experiment` and (T,) values a state.
-        states: panels to draw.
+        states: columns to draw.
     """
-    size = (1.5 + 5 * len(states), 4.2)
-    figure, axes = plt.subplots(1, len(states), figsize=size, layout="constrained", squeeze=False, sharey=True)
-    for axis, state in zip(axes[0], states, strict=True):
-        for name, model in log["models"].items():
-            values = np.array(model[state]) / max(model[state])
-            color = color_of(model["experiment"])
-            axis.semilogy(values, label=f"{name} {model['label']}", color=color, linewidth=1.5)
-        title = f"{state.capitalize()} models"
-        axis.set(xlabel="position in the review (token)", title=title, xlim=(0, None), ylim=(1e-9, 3))
-        axis.grid(alpha=0.3)
-    axes[0][0].set(ylabel="gradient norm (share of its maximum)")
+    rows = {"": "reviews that fill all positions"}
+    if "short_reviews" in log:
+        rows["short_"] = "reviews of {} to {} tokens, padded".format(*log["short_lengths"])
+    size = (1.5 + 5 * len(states), 1.2 + 3 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(states), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for row, (prefix, reviews) in zip(axes, rows.items(), strict=True):
+        for axis, state in zip(row, states, strict=True):
+            for name, model in log["models"].items():
+                values = np.array(model[prefix + state]) / max(model[prefix + state])
+                color = color_of(model["experiment"])
+                axis.semilogy(values, label=f"{name} {model['label']}", color=color, linewidth=1.5)
+            axis.set(xlim=(0, None), ylim=(1e-9, 3))
+            axis.set_title(f"{state.capitalize()} models, {reviews}", fontsize=10)
+            axis.grid(alpha=0.3)
+        row[0].set(ylabel="gradient norm (share of its maximum)")
+    for axis in axes[-1]:
+        axis.set_xlabel("position in the review (token)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure

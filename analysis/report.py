@@ -210,6 +210,8 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
         "robustness_mechanisms": robustness_figures.mechanism_bars(robustness),
         "robustness_attack": robustness_figures.attack_curves(robustness),
     }
+    if robustness["controls"]:
+        drawn["robustness_controls"] = robustness_figures.control_points(robustness)
     if any(len(entry["seeds"]) > 1 for entry in facts["accuracies"].values()):
         drawn["seeds"] = figures.seeds(facts)
     if "sweep" in facts:

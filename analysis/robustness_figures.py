@@ -16,8 +16,10 @@ MECHANISMS = (
     ("tokens_added", "tokens added (%)"),
     ("unknown_after", "[UNK] among the tokens (%)"),
     ("pushed_past_the_limit", "reviews pushed past\nthe length limit (%)"),
+    ("tokens_lost", "visible tokens lost (%)"),
+    ("untrained_after", "visible tokens that no\ntraining review has (%)"),
 )
-FIGURES = ("heat_map", "amounts", "mechanisms", "attack")
+FIGURES = ("heat_map", "amounts", "mechanisms", "controls", "attack")
 AMOUNT = "amount (share of eligible places)"
 
 
@@ -27,9 +29,11 @@ def figure_paths(output: Path) -> dict[str, Path]:
 
 
 def write_figures(log: dict, output: Path) -> None:
-    """The plots of a log as PNG files at `figure_paths`; the attack's only if the log has one."""
+    """The plots of a log as PNG files at `figure_paths`; those of controls and attack only if the log has them."""
     paths = figure_paths(output)
     figures = {"heat_map": heat_map(log), "amounts": amount_curves(log), "mechanisms": mechanism_bars(log)}
+    if log["controls"]:
+        figures["controls"] = control_points(log)
     if log["attacks"]:
         figures["attack"] = attack_curves(log)
     for name, figure in figures.items():
@@ -95,7 +99,8 @@ def amount_curves(log: dict, conditions: Sequence[str] | None = None) -> Figure:
 
 
 def mechanism_bars(log: dict, amount: float | None = None) -> Figure:
-    """What each condition changes in the words and tokens that a model reads.
+    """What each condition changes in the words and tokens that a model reads; logs of earlier versions lack the last
+    two panels.
 
     Args:
         log: of `analysis.robustness`.
@@ -103,15 +108,43 @@ def mechanism_bars(log: dict, amount: float | None = None) -> Figure:
     """
     amount = _middle_amount(log) if amount is None else amount
     rows = {row["condition"]: row for row in log["mechanisms"] if row["amount"] == amount}
-    size = (12, 1.5 + 0.25 * len(rows))
-    figure, axes = plt.subplots(1, len(MECHANISMS), figsize=size, layout="constrained", sharey=True)
-    for axis, (key, title) in zip(axes, MECHANISMS, strict=True):
+    panels = [(key, title) for key, title in MECHANISMS if key in next(iter(rows.values()))]
+    size = (4 + 2 * len(panels), 1.5 + 0.25 * len(rows))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True)
+    for axis, (key, title) in zip(axes, panels, strict=True):
         axis.barh(list(rows), [100 * row[key] for row in rows.values()], color="tab:blue")
         axis.set_xlabel(title)
         axis.grid(alpha=0.3, axis="x")
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     figure.suptitle(f"Changes in the words and tokens at amount {amount:g}")
     figure.get_layout_engine().set(w_pad=0.1)
+    return figure
+
+
+def control_points(log: dict) -> Figure:
+    """Accuracy that a perturbation loses in addition to its control, with 95% intervals: a panel for each perturbation
+    and control, a line for each model, by amount."""
+    pairs = list(dict.fromkeys((row["condition"], row["control"]) for row in log["controls"]))
+    num_columns = min(4, len(pairs))
+    num_lines = -(-len(pairs) // num_columns)
+    size = (2.9 * max(2, num_columns), 2.5 * num_lines + 0.9)
+    figure, axes = plt.subplots(num_lines, num_columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    amounts = sorted({row["amount"] for row in log["controls"]})
+    for axis, (condition, control) in zip(axes.flat, pairs, strict=False):
+        rows = [row for row in log["controls"] if (row["condition"], row["control"]) == (condition, control)]
+        _draw_controls(axis, rows, log)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+        axis.set_title(f"{condition} − {control}".replace("_", " "), fontsize=9)
+        axis.grid(alpha=0.3, axis="y")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("lost in addition (points)")
+    for index in range(max(0, len(pairs) - num_columns), len(pairs)):
+        axes.flat[index].set_xlabel("amount")
+    for axis in axes.flat[len(pairs) :]:
+        axis.remove()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -133,6 +166,18 @@ def attack_curves(log: dict) -> Figure:
     names = [labels[attack["model"]] for attack in log["attacks"]]
     figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def _draw_controls(axis: Axes, rows: Sequence[dict], log: dict) -> None:
+    """The differences of one perturbation from one control; models of one amount stand side by side."""
+    labels, colors = _labels(log), _colors(log)
+    for number, name in enumerate(labels):
+        own = [row for row in rows if row["model"] == name]
+        places = [i + 0.08 * (number - (len(labels) - 1) / 2) for i in range(len(own))]
+        drops = np.array([100 * row["drop"] for row in own])
+        low, high = np.array([row["drop_interval"] for row in own]).T * 100
+        look = {"color": colors[name], "markersize": 3, "linewidth": 1}
+        axis.errorbar(places, drops, [drops - low, high - drops], fmt="o", label=labels[name], **look)
 
 
 def _draw_amounts(axis: Axes, log: dict, condition: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from analysis.logs import Run, files_of_runs, identify, load_run
@@ -29,6 +30,8 @@ from training.command import check_output, run_command
 from transformer_solution import MultiHeadedAttention
 
 Words = tuple[list[str], np.ndarray]
+# How far a review that fills half the positions may be from it, as a share of all positions.
+LENGTH_TOLERANCE = 1 / 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,19 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: _measure_and_write(options.run_dirs, options.output))
 
 
-def saliency_by_position(model: ReviewClassifier, input_ids: torch.Tensor) -> np.ndarray:
+def saliency_by_position(
+    model: ReviewClassifier, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> np.ndarray:
     """The gradient norm with respect to the token embeddings at each position (Simonyan et al. 2014, section 3).
 
-    The gradient is that of the difference of the two logits; its norm is averaged over the reviews.
+    The gradient is that of the difference of the two logits; its norm is averaged over the reviews that have a token at
+    the position.
 
     Args:
         model: any of the eight, trained or not; evaluated without dropout.
-        input_ids: (B, T), reviews without padding.
+        input_ids: (B, T), no longer than the longest review.
+        attention_mask: (B, T), 1 where there is a token; default: everywhere.
 
     Returns:
         (T,)
     """
     was_training, device = model.training, next(model.parameters()).device
+    mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).to(device)
     embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
     embedded = []
 
@@ -66,12 +74,13 @@ def saliency_by_position(model: ReviewClassifier, input_ids: torch.Tensor) -> np
     try:
         # cuDNN's recurrent layers have no gradient in evaluation mode.
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            logits = _logits_with_gradients(model.eval(), input_ids.to(device))
+            logits = _logits_with_gradients(model.eval(), input_ids.to(device), mask)
             (gradients,) = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), embedded[:1])
     finally:
         handle.remove()
         model.train(was_training)
-    return gradients.norm(dim=-1).mean(dim=0).double().cpu().numpy()
+    norms = gradients.norm(dim=-1).double() * mask
+    return (norms.sum(dim=0) / mask.sum(dim=0)).cpu().numpy()
 
 
 def saliency_of_runs(run_dirs: Sequence[Path], num_reviews: int = 32) -> dict:
@@ -79,11 +88,13 @@ def saliency_of_runs(run_dirs: Sequence[Path], num_reviews: int = 32) -> dict:
 
     Args:
         run_dirs: folders of complete runs with their models, trained on the same reviews.
-        num_reviews: how many reviews at most, of those that fill all positions.
+        num_reviews: how many reviews at most, of those that fill all positions and of those that fill about half.
 
     Returns:
-        `reviews` (how many), and `models`: by name (`analysis.logs.identify`) the label, the experiment, and
-        `untrained` and `trained`, each (T,) as shares of its maximum.
+        `reviews` (how many fill all positions), and `models`: by name (`analysis.logs.identify`) the label, the
+        experiment, and `untrained` and `trained`, each (T,) as shares of its maximum. Of reviews half as long, which
+        are padded, where there are any: `short_reviews` (how many), `short_lengths` (their shortest and longest, in
+        tokens), and of each model `short_untrained` and `short_trained`, up to the longest.
 
     Raises:
         InputError: a model or its reviews can't be read, no review fills all positions, the runs have other validation
@@ -91,16 +102,20 @@ def saliency_of_runs(run_dirs: Sequence[Path], num_reviews: int = 32) -> dict:
     """
     runs = identify([load_run(run_dir) for run_dir in run_dirs])
     configs = {name: load_config(run.folder / "config.yaml") for name, run in runs.items()}
-    ids = {name: _full_length_ids(runs[name], config, num_reviews) for name, config in configs.items()}
+    batches = {name: _batches(runs[name], config, num_reviews) for name, config in configs.items()}
     first = next(iter(runs))
     for name, run in runs.items():
-        if not torch.equal(ids[name], ids[first]):
+        if not all(map(torch.equal, batches[name].values(), batches[first].values())):
             raise InputError(
                 f"{run.folder} and {runs[first].folder} have different validation reviews; give runs on the same data"
             )
     bar = tqdm(runs.items(), desc="saliency", leave=False, disable=None)
-    models = {name: _saliency_of_run(run, configs[name], ids[name]) for name, run in bar}
-    return {"reviews": len(ids[first]), "models": models}
+    models = {name: _saliency_of_run(run, configs[name], batches[name]) for name, run in bar}
+    log = {"reviews": len(batches[first][""]), "models": models}
+    if "short_" in batches[first]:
+        lengths = batches[first]["short_"].count_nonzero(dim=1)
+        log |= {"short_reviews": len(lengths), "short_lengths": [int(lengths.min()), int(lengths.max())]}
+    return log
 
 
 def occlusion(model: TrainedModel, text: str) -> Words:
@@ -183,25 +198,36 @@ def _measure_and_write(run_dirs: Sequence[Path], output: Path) -> None:
     write_text(output, json.dumps(saliency_of_runs(run_dirs), allow_nan=False) + "\n")
 
 
-def _full_length_ids(run: Run, config: Config, num_reviews: int) -> torch.Tensor:
-    """(B, T) the first validation reviews that fill all positions."""
-    split = load_reviews(config.data).validation
-    indices = np.flatnonzero(split.lengths == config.data.max_length)[:num_reviews]
-    if not len(indices):
+def _batches(run: Run, config: Config, num_reviews: int) -> dict[str, torch.Tensor]:
+    """(B, T) the first validation reviews that fill all positions, under `""`; and those that fill about half, padded
+    to the longest, under `"short_"`, where there are any."""
+    split, limit = load_reviews(config.data).validation, config.data.max_length
+    chosen = {
+        "": split.lengths == limit,
+        "short_": np.abs(split.lengths / limit - 0.5) <= LENGTH_TOLERANCE,
+    }
+    indices = {name: np.flatnonzero(is_chosen)[:num_reviews] for name, is_chosen in chosen.items()}
+    if not len(indices[""]):
         raise InputError(
             f"{run.folder}: no validation review has data.max_length={config.data.max_length} tokens; saliency by "
             "position needs reviews that fill all positions"
         )
-    return torch.tensor([split.dataset[int(index)]["input_ids"] for index in indices])
+    ids = {name: [torch.tensor(split.dataset[int(i)]["input_ids"]) for i in rows] for name, rows in indices.items()}
+    return {name: pad_sequence(rows, batch_first=True) for name, rows in ids.items() if rows}
 
 
-def _saliency_of_run(run: Run, config: Config, ids: torch.Tensor) -> dict:
+def _saliency_of_run(run: Run, config: Config, batches: dict[str, torch.Tensor]) -> dict:
     trained = TrainedModel(run.folder)
     torch.manual_seed(config.seed)
-    untrained = build_model(config.model, len(trained.tokenizer), config.data.max_length)
+    models = {
+        "untrained": build_model(config.model, len(trained.tokenizer), config.data.max_length),
+        "trained": trained.model,
+    }
+    # A padded position has the token id 0, which no token of a review has.
     saliency = {
-        "untrained": saliency_by_position(untrained, ids),
-        "trained": saliency_by_position(trained.model, ids),
+        prefix + state: saliency_by_position(model, ids, (ids != 0).long())
+        for prefix, ids in batches.items()
+        for state, model in models.items()
     }
     shares = {state: values / values.max() for state, values in saliency.items()}
     return {
@@ -211,9 +237,9 @@ def _saliency_of_run(run: Run, config: Config, ids: torch.Tensor) -> dict:
     }
 
 
-def _logits_with_gradients(model: ReviewClassifier, ids: torch.Tensor) -> torch.Tensor:
+def _logits_with_gradients(model: ReviewClassifier, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(B, 2); BERT's frozen layers, which compute without gradients in `forward`, are computed with them here."""
-    mask, arguments = torch.ones_like(ids), {}
+    arguments = {}
     if isinstance(model.backbone, BertBackbone):
         arguments["hidden_states"] = model.backbone.frozen_states(ids, mask)
     return model(ids, mask, **arguments).logits

@@ -37,7 +37,7 @@ from analysis.robustness import (
     read_clean,
     window_changes,
 )
-from analysis.robustness_figures import amount_curves, attack_curves, heat_map
+from analysis.robustness_figures import amount_curves, attack_curves, control_points, heat_map
 from config import InputError, load_config
 from data import load_reviews
 from helpers import small_config
@@ -360,7 +360,7 @@ def test_command_writes_the_log_and_the_plots(trained, tmp_path, capsys):
         ("1", 4, 1),
         ("5", 4, 1),
     ]
-    names = {f"first_{name}.png" for name in ("heat_map", "amounts", "mechanisms", "attack")}
+    names = {f"first_{name}.png" for name in ("heat_map", "amounts", "mechanisms", "controls", "attack")}
     assert {path.name for path in tmp_path.iterdir()} == {"first.json", "second_heat_map.png", *names}
     assert (tmp_path / "second_heat_map.png").read_text() == "of another log"
     for name in names:
@@ -545,4 +545,19 @@ def test_amount_curves_start_from_the_clean_accuracy(reference):
         assert line.get_xdata().tolist() == [0, *(row["amount"] for row in rows)]
         accuracies = [model["accuracy"], *(row["accuracy"] for row in rows)]
         assert line.get_ydata().tolist() == pytest.approx([100 * accuracy for accuracy in accuracies])
+    plt.close("all")
+
+
+def test_controls_have_a_panel_each_with_every_model_at_every_amount(reference):
+    figure = control_points(reference)
+    pairs = dict.fromkeys((row["condition"], row["control"]) for row in reference["controls"])
+    titles = [f"{condition} − {control}".replace("_", " ") for condition, control in pairs]
+    assert [axis.get_title() for axis in figure.axes] == titles
+    points = [container[0].get_ydata() for container in figure.axes[0].containers]
+    condition, control = next(iter(pairs))
+    for values, model in zip(points, reference["models"], strict=True):
+        rows = [row for row in reference["controls"] if row["model"] == model["model"]]
+        rows = [row for row in rows if (row["condition"], row["control"]) == (condition, control)]
+        assert values == pytest.approx([100 * row["drop"] for row in rows])
+        assert len(values) == 3
     plt.close("all")

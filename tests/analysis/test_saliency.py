@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from analysis import figures, saliency
+from analysis.facts import saliency_facts
 from analysis.saliency import attention, main, occlusion, saliency_by_position, words_map
 from helpers import make_texts, small_config, write_csv
 from models import BertBackbone, ReviewClassifier, ReviewConfig
@@ -131,6 +132,39 @@ def test_saliency_of_a_linear_model_is_the_weight_of_each_position():
     assert not model.backbone.embedding._forward_hooks
 
 
+@pytest.mark.parametrize("key", ["1", "4", "5"])
+def test_saliency_of_padded_reviews_is_the_mean_of_each_alone(models, key):
+    model = models[key].model
+    ids = torch.randint(1, 100, (3, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(7) < torch.tensor([[7], [4], [2]])
+    alone = [saliency_by_position(model, row[None, :length]) for row, length in zip(ids, (7, 4, 2), strict=True)]
+    together = saliency_by_position(model, ids * mask, mask.long())
+    assert together[0] == pytest.approx(np.mean([values[0] for values in alone]), rel=1e-4)
+    assert together[3] == pytest.approx((alone[0][3] + alone[1][3]) / 2, rel=1e-4)
+    assert together[4:] == pytest.approx(alone[0][4:], rel=1e-4)
+
+
+def test_padded_reviews_of_half_the_length_have_panels_of_their_own(review_files, tmp_path):
+    # At a limit of 16 tokens some of the reviews fill all positions, some half.
+    overrides = ("train.epochs=1", "data.max_length=16")
+    run(small_config("1_lstm", review_files, tmp_path / "run", *overrides))
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "saliency.json")]) == 0
+    log = json.loads((tmp_path / "saliency.json").read_text())
+    assert log["short_lengths"] == [8, 8]
+    assert log["short_reviews"] >= 1
+    model = log["models"]["1"]
+    assert len(model["short_trained"]) == 8
+    assert max(model["short_trained"]) == 1.0
+    figure = figures.saliency_by_position(log)
+    assert [axis.get_title() for axis in figure.axes[2:]] == [
+        f"{state} models, reviews of 8 to 8 tokens, padded" for state in ("Untrained", "Trained")
+    ]
+    assert figure.axes[3].lines[0].get_ydata() == pytest.approx(model["short_trained"])
+    plt.close(figure)
+    facts = saliency_facts(log)
+    assert facts["short_trained"]["1"]["last"] == 1.0
+
+
 def test_saliency_of_a_frozen_encoder_equals_autograd_through_all_its_layers():
     torch.manual_seed(0)
     sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 20, "num_attention_heads": 3}
@@ -159,7 +193,9 @@ def test_saliency_command_writes_values_before_and_after_training(short_runs, tm
     assert model["untrained"][0] == 1.0
     assert model["untrained"][0] > 10 * model["untrained"][7]
     figure = figures.saliency_by_position(log)
-    assert [axis.get_title() for axis in figure.axes] == ["Untrained models", "Trained models"]
+    assert [axis.get_title() for axis in figure.axes] == [
+        f"{state} models, reviews that fill all positions" for state in ("Untrained", "Trained")
+    ]
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx(model["trained"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 BiLSTM"]
     plt.close(figure)
