@@ -107,3 +107,9 @@ def test_runs_tested_on_different_data_are_refused(tmp_path):
     # Trained on fewer reviews, tested on the same.
     fewer = make_run(tmp_path, "2", data=data | {"train": 500})
     assert compare([run], [fewer]).difference == 0
+    # A variant may differ in the length limit, which is part of the fingerprint.
+    longer = make_run(tmp_path, "4d", data=data | {"fingerprint": "c3d4"})
+    groups = {"4": [run], "4d": [longer]}
+    assert compare_pairs(groups, [], [("4d", "4")])["4d-4"].difference == 0
+    with pytest.raises(InputError, match="are on different data"):
+        compare_pairs(groups, [("4d", "4")])

@@ -1,14 +1,16 @@
-"""analysis/studies.py: accuracies over seeds and by training size, from made-up runs with counted mistakes."""
+"""analysis/studies.py: accuracies over seeds, by training size and by hyper-parameters, from made-up runs."""
 
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 
-from analysis.figures import accuracy_by_size
-from analysis.logs import load_runs
+from analysis.figures import accuracy_by_size, sweep_curves
+from analysis.logs import load_run, load_runs
 from analysis.statistics import share_interval
-from analysis.studies import mean_accuracy, size_facts
+from analysis.studies import mean_accuracy, size_facts, sweep_facts
+from analysis.sweep import choose, run_folder
 from config import InputError
 from helpers import write_run_folder
 
@@ -82,3 +84,56 @@ def test_figure_has_a_panel_for_each_set_of_reviews(folder):
     ]
     assert figure.axes[1].lines[2].get_ydata() == pytest.approx([69, 53.5, 52])
     plt.close(figure)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Trials of experiment 4: two rates in two batch sizes, by two seeds; 0.003 in batches of 64 was best."""
+    rows = []
+    for rate, size, accuracies in ((1e-3, 32, (0.6, 0.7)), (3e-3, 32, (0.5, 0.6)), (3e-3, 64, (0.8, 0.7))):
+        for seed, accuracy in enumerate(accuracies):
+            folder = run_folder("4_lstm_attention", (rate, size), seed, tmp_path)
+            write_run_folder(folder, "4", seed, best_validation_accuracy=accuracy)
+        row = {"experiment": "4_lstm_attention", "learning_rate": rate, "batch_size": size, "chosen": size == 64}
+        rows.append({**row, "best_validation_accuracy": accuracies})
+    (tmp_path / "trials.json").write_text(json.dumps({"seeds": [0, 1], "trials": rows}))
+    return tmp_path
+
+
+def test_trials_of_a_sweep_are_listed_by_experiment_with_their_means(sweep):
+    facts = sweep_facts(sweep)
+    assert (facts["seeds"], facts["training_reviews"], facts["validation_reviews"]) == ([0, 1], 2000, 20)
+    assert list(facts["trials"]) == ["4"]
+    rows = facts["trials"]["4"]
+    assert [row["mean"] for row in rows] == pytest.approx([0.65, 0.55, 0.75])
+    assert [row["chosen"] for row in rows] == [False, False, True]
+    assert {row["architecture"] for row in rows} == {"architecture 4"}
+
+
+def test_curves_of_a_sweep_are_those_of_the_chosen_batch_size(sweep):
+    figure = sweep_curves(sweep_facts(sweep), sweep)
+    (axis,) = (axis for axis in figure.axes if axis.get_title())
+    assert axis.get_title() == "4 architecture 4\nbatches of 64"
+    # Two seeds and their mean, of one learning rate.
+    assert [line.get_ydata().tolist() for line in axis.lines] == [pytest.approx([70, 80, 75])] * 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.001", "0.003"]
+    plt.close(figure)
+
+
+def test_committed_choices_are_those_of_the_rule():
+    """`trials.json` holds what the trials' own logs say, and chooses by `sweep.choose`."""
+    folder = Path(__file__).resolve().parents[2] / "logs" / "reference" / "sweep"
+    log = json.loads((folder / "trials.json").read_text())
+    accuracies = {}
+    for row in log["trials"]:
+        setting = (row["learning_rate"], row["batch_size"])
+        runs = [load_run(run_folder(row["experiment"], setting, seed, folder)) for seed in log["seeds"]]
+        for run in runs:
+            assert run.summary["best_validation_accuracy"] == max(line["validation_accuracy"] for line in run.metrics)
+        assert [run.summary["best_validation_accuracy"] for run in runs] == row["best_validation_accuracy"]
+        accuracies.setdefault(row["experiment"], {})[setting] = row["best_validation_accuracy"]
+    chosen = {row["experiment"]: (row["learning_rate"], row["batch_size"]) for row in log["trials"] if row["chosen"]}
+    assert chosen == {experiment: choose(settings) for experiment, settings in accuracies.items()}
+    for experiment, (rate, _) in chosen.items():
+        rates = {rate for rate, _ in accuracies[experiment]}
+        assert min(rates) < rate < max(rates), f"{experiment}: the best rate is at the grid's edge"
