@@ -210,6 +210,25 @@ def seeds(facts: dict) -> Figure:
     return figure
 
 
+def variants(facts: dict) -> Figure:
+    """Mean test accuracy of each experiment (filled) and of its variants (open), with 95% intervals; the linear
+    baseline's as a dashed line."""
+    accuracies = facts["accuracies"]
+    with_variants = {key[0] for key in accuracies if len(key) > 1}
+    rows = {key: entry for key, entry in sorted(accuracies.items()) if key[0] in with_variants}
+    figure, axis = _row_plot(len(rows))
+    for row, (key, entry) in enumerate(rows.items()):
+        color = color_of(entry["experiment"])
+        axis.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2)
+        axis.plot(100 * entry["mean"], row, "o", color=color, markerfacecolor=color if len(key) == 1 else "white")
+    if "0" in accuracies:
+        axis.axvline(100 * accuracies["0"]["mean"], color=BASELINE_GREY, linestyle="--", linewidth=1)
+    names = [f"{key} {entry['architecture']} ({len(entry['seeds'])})" for key, entry in rows.items()]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set(xlabel="test accuracy (%), mean over seeds (their number in brackets)")
+    return figure
+
+
 def sweep_curves(facts: dict, folder: Path) -> Figure:
     """Validation accuracy over training under each learning rate that was tried, in the batch size that was chosen: a
     panel an experiment, a thin line a seed, a thick one their mean.

@@ -214,6 +214,8 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
         drawn["robustness_controls"] = robustness_figures.control_points(robustness)
     if any(len(entry["seeds"]) > 1 for entry in facts["accuracies"].values()):
         drawn["seeds"] = figures.seeds(facts)
+    if any(len(key) > 1 and key[0] != "0" for key in facts["accuracies"]):
+        drawn["variants"] = figures.variants(facts)
     if "sweep" in facts:
         drawn["sweep"] = figures.sweep_curves(facts["sweep"], logs / "sweep")
     if "sizes" in facts:
@@ -267,7 +269,9 @@ def _compile(output: Path) -> Path:
     build."""
     template, pdf = output / TEMPLATE.name, output / "report.pdf"
     if template.resolve() != TEMPLATE:
-        shutil.copyfile(TEMPLATE, template)
+        for path in (TEMPLATE, TEMPLATE.with_name("references.yml")):
+            if path.is_file():
+                shutil.copyfile(path, output / path.name)
     page = output / "report.html"
     pdf.unlink(missing_ok=True)
     page.unlink(missing_ok=True)
