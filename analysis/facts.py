@@ -42,7 +42,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
     """All that the report says in numbers, as JSON.
 
     Args:
-        folder: holds `imdb/` (the comparison) and `quick/robustness.json`; where they were made also `seeds/`,
+        folder: holds `imdb/` (the comparison) and `robustness.json`; where they were made also `seeds/`,
             `ablation/`, `sizes/`, `sweep/`, `imdb_h200/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
         memory: the log of benchmarks/memory.py.
 
@@ -57,7 +57,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
         "accuracies": {key: mean_accuracy(group) for key, group in by_key(all_runs).items()},
         "curves": {key: curves_by_seed(group) for key, group in by_key(all_runs).items() if key[0] != "0"},
         "memory": read_json(memory)["rows"],
-        "robustness": robustness_facts(read_json(folder / "quick" / "robustness.json")),
+        "robustness": robustness_facts(read_json(folder / "robustness.json")),
         "settings": {run.key: settings_of(run) for run in runs if run.summary["experiment"]},
         "gpu": gpu_facts(_load_optional(folder / "imdb_h200")),
         "yelp": {name: run_facts(run) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},

@@ -194,7 +194,7 @@ def table_caption(runs: Sequence[Run]) -> str:
 
 def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figure]:
     """Every figure of the report for which there are logs, by name."""
-    robustness = read_json(logs / "quick" / "robustness.json")
+    robustness = read_json(logs / "robustness.json")
     seeds = load_runs(logs / "seeds") if (logs / "seeds").is_dir() else []
     assigned = sorted((run for run in [*runs, *seeds] if run.is_assigned), key=lambda run: run.key)
     drawn = {

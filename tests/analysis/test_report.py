@@ -39,8 +39,7 @@ def write_logs(folder):
             test_accuracy=accuracy,
             train_seconds=100.0 + int(key[0]),
         )
-    (folder / "quick").mkdir()
-    (folder / "quick" / "robustness.json").write_text(json.dumps(robustness_log()))
+    (folder / "robustness.json").write_text(json.dumps(robustness_log()))
     sizes = {f"{part}_bytes": 2**26 for part in ("libraries", "weights", "gradients", "optimizer", "saved", "measured")}
     rows = [{"key": key, "label": f"architecture {key}", **sizes} for key in NUM_WRONG if key != "0"]
     (folder / "memory.json").write_text(json.dumps({"rows": rows}))

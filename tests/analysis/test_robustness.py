@@ -167,7 +167,7 @@ def test_rows_and_mechanisms_equal_those_computed_from_predictions(models, sampl
 
 
 def test_log_has_the_format_of_the_committed_log(trained, models, sample):
-    reference = json.loads((ROOT / "logs/reference/quick/robustness.json").read_text())
+    reference = json.loads((ROOT / "logs/reference/robustness.json").read_text())
     log = measure(models, sample, [Condition(("negation_added",), 0.8), Condition(("qwerty",), 0.8)])
     log["controls"] = measure_controls(models, sample, read_clean(models, sample), [0.8])
     assert [(model["model"], model["label"]) for model in log["models"]] == [
@@ -509,7 +509,7 @@ def test_unusable_input_is_refused_before_anything_is_computed(
 
 @pytest.fixture
 def reference():
-    return json.loads((ROOT / "logs/reference/quick/robustness.json").read_text())
+    return json.loads((ROOT / "logs/reference/robustness.json").read_text())
 
 
 def test_plots_name_models_by_key_and_short_name(reference):
