@@ -82,3 +82,25 @@ def test_notebook_outputs_match_the_committed_report_without_warnings():
         assert comparison["verdict"] in shown
     assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code"), "a cell that was not executed"
     assert path.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("configs/[1-8]_*.yaml"), ROOT / "configs/variants/8t_minilm_all_layers.yaml"]
+)
+def test_header_of_an_experiment_says_what_its_committed_runs_measured(path):
+    header = re.findall(
+        r"# python train\.py configs/\S+ profile=(\w+).*\n# (.*?): (\d+) s of training, (\d+) s of evaluation\.\n"
+        r"# ([\d,]+) IMDB reviews: best validation accuracy ([\d.]+)%, test ([\d.]+)%",
+        path.read_text(),
+    )
+    assert header, f"{path}: no command with its result"
+    for profile, machine, train_seconds, evaluation_seconds, num_reviews, validation, test in header:
+        summary = json.loads((LOGS / profile / path.stem / "summary.json").read_text())
+        assert machine.startswith(summary["device"])
+        assert num_reviews == f"{summary['data']['train']:,}"
+        assert (train_seconds, evaluation_seconds, validation, test) == (
+            f"{summary['train_seconds']:.0f}",
+            f"{summary['evaluation_seconds']:.0f}",
+            f"{100 * summary['best_validation_accuracy']:.1f}",
+            f"{100 * summary['test_accuracy']:.1f}",
+        ), path
