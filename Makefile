@@ -20,6 +20,8 @@ sweep: $(VENV)/ready ## learning rate and batch size of each experiment, by the 
 	$(BIN)/python -m analysis.sweep
 
 ablation: $(VENV)/ready ## the variants of configs/variants on IMDB, five seeds each, to logs/ablation; many hours, and resumes
+	$(BIN)/python -m analysis.linear_baseline profile=imdb data.max_length=512 key=0d name=linear_baseline_512 \
+		'architecture=linear baseline, 512 tokens' run_dir=logs/ablation/0d_linear_baseline_512
 	for seed in 0 1 2 3 4; do $(BIN)/python train.py configs/variants/*.yaml profile=imdb train.precision=bf16 seed=$$seed \
 		'run_dir=logs/ablation/$${key}_$${name}_seed$${seed}' || exit; done
 
