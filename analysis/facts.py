@@ -19,6 +19,8 @@ BYTES_PER_GIB = 2**30
 # The pairs that the report asks about: each experiment against the one that it builds on.
 ASSIGNED_PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
 BASELINE_PAIRS = (("8t", "0"), ("0w", "0"))
+# Is it attention or pooling? The assigned attention against the mean, without and with an LSTM below it.
+POOLING_PAIRS = (("1e", "4"), ("1m", "4"), ("2m", "4"), ("3m", "4"))
 COST_KEYS = ("train_seconds", "steady_memory_bytes", "parameters")
 SUMMARY_KEYS = (
     *("experiment", "architecture", "parameters", "train_accuracy", "best_validation_accuracy", "test_accuracy"),
@@ -88,7 +90,7 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
     ranking = [m["key"] for m in sorted(assigned, key=lambda m: -m["best_validation_accuracy"])]
     from_scratch = [key for key in ranking if described[key]["experiment"] < 8]
     names = {key: group[0].summary["architecture"] for key, group in groups.items()}
-    variants = [(key, key[0]) for key in groups if len(key) > 1]
+    variants = [*((key, key[0]) for key in groups if len(key) > 1), *POOLING_PAIRS]
     comparisons = compare_pairs(groups, _report_pairs(ranking, from_scratch), variants)
     return {
         "runs": described,

@@ -184,8 +184,9 @@ def costs(facts: dict) -> Figure:
 
 
 def comparisons(facts: dict) -> Figure:
-    """Paired differences of test accuracy with their 95% intervals; grey where not significant."""
-    rows = list(facts["comparisons"].values())
+    """Differences of test accuracy between the runs, variants apart, with their 95% intervals; grey where not
+    significant."""
+    rows = [c for c in facts["comparisons"].values() if c["first"] in facts["runs"]]
     figure, axis = _row_plot(len(rows))
     for row, comparison in enumerate(rows):
         color = "tab:blue" if comparison["significant"] else "0.55"
@@ -198,8 +199,8 @@ def comparisons(facts: dict) -> Figure:
 
 
 def seeds(facts: dict) -> Figure:
-    """Test accuracy of each seed, and the mean as a bar; a row an experiment of which there are several."""
-    groups = {key: group for key, group in facts["accuracies"].items() if len(group["seeds"]) > 1}
+    """Test accuracy of each seed, and the mean as a bar; a row a run of which there are several, variants apart."""
+    groups = {k: group for k, group in facts["accuracies"].items() if len(group["seeds"]) > 1 and k in facts["runs"]}
     figure, axis = _row_plot(len(groups), width=7)
     for row, group in enumerate(groups.values()):
         color = color_of(group["experiment"])
@@ -216,7 +217,7 @@ def variants(facts: dict) -> Figure:
     accuracies = facts["accuracies"]
     with_variants = {key[0] for key in accuracies if len(key) > 1}
     rows = {key: entry for key, entry in sorted(accuracies.items()) if key[0] in with_variants}
-    figure, axis = _row_plot(len(rows))
+    figure, axis = _row_plot(len(rows), row_height=0.25)
     for row, (key, entry) in enumerate(rows.items()):
         color = color_of(entry["experiment"])
         axis.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2)
@@ -386,9 +387,9 @@ def _label_offsets(points: np.ndarray) -> list[tuple[int, int]]:
     return offsets
 
 
-def _row_plot(num_rows: int, width: float = 8.5) -> tuple[Figure, Axes]:
-    """A figure with a row an item, the first on top."""
-    figure, axis = plt.subplots(figsize=(width, 0.36 * num_rows + 1.3), layout="constrained")
+def _row_plot(num_rows: int, width: float = 8.5, row_height: float = 0.36) -> tuple[Figure, Axes]:
+    """A figure with a row an item, the first on top; sizes in inches."""
+    figure, axis = plt.subplots(figsize=(width, row_height * num_rows + 1.3), layout="constrained")
     axis.set_ylim(num_rows - 0.5, -0.5)
     axis.grid(alpha=0.3, axis="x")
     return figure, axis
