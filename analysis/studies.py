@@ -5,10 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
 from analysis.comparisons import compare, correct_by_run
 from analysis.logs import TEST_DATA_KEYS, TEST_SPLIT_KEYS, Run, by_key, load_run, load_runs
-from analysis.statistics import crossed_difference
+from analysis.statistics import SIGNIFICANCE_LEVEL, crossed_difference
 from analysis.sweep import run_folder
 from config import InputError, read_json
 
@@ -24,8 +25,8 @@ def size_facts(folder: Path) -> dict:
     Returns:
         `sizes`: the numbers of training reviews, ascending. `accuracies`: by key, a row a size, as of `mean_accuracy`,
         with the mean accuracies on other reviews in `also` and, for all but the linear baseline, its difference from
-        that in `to_baseline`. `passes_baseline`: by key the first size from which on its mean is higher than the
-        linear baseline's at every size, None where there is none.
+        that in `to_baseline` (as of `compare`; p is adjusted over all models and sizes). `passes_baseline`: by key the
+        first size from which on its mean is higher than the linear baseline's at every size, None where there is none.
 
     Raises:
         InputError: a run or its accuracies can't be read, or runs of a size were tested on different reviews.
@@ -37,6 +38,7 @@ def size_facts(folder: Path) -> dict:
         key: [{"training_reviews": size, **_size_row(by_size[size], key)} for size in sizes if key in by_size[size]]
         for key in keys
     }
+    _adjust([row["to_baseline"] for rows in accuracies.values() for row in rows if "to_baseline" in row])
     passes = {key: _first_lasting_lead(accuracies[key], accuracies["0"]) for key in keys} if "0" in keys else {}
     return {"sizes": sizes, "accuracies": accuracies, "passes_baseline": passes}
 
@@ -105,6 +107,13 @@ def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
     if "0" in groups and row["experiment"]:
         row["to_baseline"] = asdict(compare(groups[key], groups["0"], TEST_SPLIT_KEYS))
     return row
+
+
+def _adjust(comparisons: Sequence[dict]) -> None:
+    """Correct p for the number of comparisons, in place."""
+    adjusted = false_discovery_control([comparison["p"] for comparison in comparisons]) if comparisons else []
+    for comparison, p in zip(comparisons, adjusted, strict=True):
+        comparison |= {"adjusted_p": float(p), "significant": bool(p < SIGNIFICANCE_LEVEL)}
 
 
 def _first_lasting_lead(rows: Sequence[dict], baseline: Sequence[dict]) -> int | None:

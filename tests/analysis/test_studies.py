@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from scipy.stats import false_discovery_control
 
 from analysis.figures import accuracy_by_size, sweep_curves
 from analysis.logs import load_run, load_runs
@@ -52,6 +53,12 @@ def test_a_model_passes_the_baseline_where_it_stays_above_it(folder):
     difference = facts["accuracies"]["4"][0]["to_baseline"]
     assert difference["difference"] == pytest.approx(-10.5 / 40)
     assert difference["p"] < 0.001
+    # Over the six comparisons of 1 and 4 with the linear baseline.
+    comparisons = [row["to_baseline"] for key in "14" for row in facts["accuracies"][key]]
+    expected = false_discovery_control([comparison["p"] for comparison in comparisons])
+    assert [comparison["adjusted_p"] for comparison in comparisons] == pytest.approx(expected)
+    assert [comparison["significant"] for comparison in comparisons] == [bool(p < 0.05) for p in expected]
+    assert difference["significant"]
     assert difference["num_seeds"] == (2, 2)
     assert "to_baseline" not in facts["accuracies"]["0"][0]
 
