@@ -541,6 +541,28 @@ BLAME = ("All in all, I hated it.", "It was terrible.", "I recommend it to nobod
 
 _SENTIMENT_WORDS = _matches(rf"{_START}{_alternatives(list(ANTONYMS))}{_END}(?!['’-]\w)")
 
+# The edits of letters that have controls: where a word has a letter that they change.
+_LETTER_TABLES = {
+    "homoglyph": _positions_in_table(HOMOGLYPHS, ignore_case=False),
+    "qwerty": _positions_in_table(QWERTY, ignore_case=True),
+}
+
+
+def _word_control(edit: str, becomes: str) -> Perturbation:
+    """The control of an edit of letters that replaces the words that it changes by [UNK], or leaves them out."""
+    replacement, what = {
+        "unknown": (["[UNK]"], "become the tokenizer's [UNK]"),
+        "removed": ([], "are left out"),
+    }[becomes]
+    return Perturbation(
+        f"{edit}_{becomes}",
+        "control",
+        f"The words that {edit} changes with the same seed and amount {what}.",
+        _letter_edit(_LETTER_TABLES[edit], lambda word, position, random: replacement),
+        stream=edit,
+    )
+
+
 _ALL = (
     Perturbation(
         "contraction",
@@ -562,7 +584,7 @@ _ALL = (
         "word_edit",
         "A letter becomes one of another script that looks alike: a -> Cyrillic а. Eligible: words with a letter of "
         "`HOMOGLYPHS`, capitals included; the position is drawn among those letters.",
-        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), _homoglyph),
+        _letter_edit(_LETTER_TABLES["homoglyph"], _homoglyph),
     ),
     Perturbation(
         "swap",
@@ -576,7 +598,7 @@ _ALL = (
         "word_edit",
         "A letter becomes a neighbour on a QWERTY keyboard, in its case. Neighbours are mutual: q is beside w, and w "
         "beside q. Eligible: words with a letter from a to z.",
-        _letter_edit(_positions_in_table(QWERTY, ignore_case=True), _qwerty),
+        _letter_edit(_LETTER_TABLES["qwerty"], _qwerty),
     ),
     Perturbation(
         "deletion",
@@ -703,35 +725,7 @@ _ALL = (
     ),
     Perturbation("truncated_front", "truncation", "The first words are removed.", _truncate(front=True)),
     Perturbation("truncated_end", "truncation", "The last words are removed.", _truncate(front=False)),
-    Perturbation(
-        "unknown",
-        "control",
-        "The words that homoglyph changes with the same seed and amount become the tokenizer's [UNK] instead: the "
-        "control that tells the effect of look-alike letters from that of unknown words.",
-        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: ["[UNK]"]),
-        stream="homoglyph",
-    ),
-    Perturbation(
-        "homoglyph_removed",
-        "control",
-        "The words that homoglyph changes with the same seed and amount are left out.",
-        _letter_edit(_positions_in_table(HOMOGLYPHS, ignore_case=False), lambda word, position, random: []),
-        stream="homoglyph",
-    ),
-    Perturbation(
-        "qwerty_unknown",
-        "control",
-        "The words that qwerty changes with the same seed and amount become the tokenizer's [UNK] instead.",
-        _letter_edit(_positions_in_table(QWERTY, ignore_case=True), lambda word, position, random: ["[UNK]"]),
-        stream="qwerty",
-    ),
-    Perturbation(
-        "qwerty_removed",
-        "control",
-        "The words that qwerty changes with the same seed and amount are left out.",
-        _letter_edit(_positions_in_table(QWERTY, ignore_case=True), lambda word, position, random: []),
-        stream="qwerty",
-    ),
+    *(_word_control(edit, becomes) for edit in _LETTER_TABLES for becomes in ("unknown", "removed")),
     Perturbation(
         "antonym_removed",
         "control",

@@ -44,7 +44,7 @@ AMOUNTS = (0.15, 0.4, 0.8)
 # vectors were never trained.
 UNTRAINED_REMOVED = "untrained tokens removed"
 CONTROLS = {
-    "homoglyph": ("unknown", "homoglyph_removed", UNTRAINED_REMOVED),
+    "homoglyph": ("homoglyph_unknown", "homoglyph_removed", UNTRAINED_REMOVED),
     "qwerty": ("qwerty_unknown", "qwerty_removed", UNTRAINED_REMOVED),
     "antonym": ("antonym_removed",),
     "distractor_front": ("distractor_end",),

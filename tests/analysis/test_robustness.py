@@ -182,7 +182,7 @@ def test_log_has_the_format_of_the_committed_log(trained, models, sample):
 
 
 def test_unknown_control_replaces_the_words_that_homoglyph_changes(sample):
-    homoglyphs, unknown = (perturb(sample.texts, name, 0.5, 1) for name in ("homoglyph", "unknown"))
+    homoglyphs, unknown = (perturb(sample.texts, name, 0.5, 1) for name in ("homoglyph", "homoglyph_unknown"))
     for text, one, other in zip(sample.texts, homoglyphs, unknown, strict=True):
         for word, changed, control in zip(text.split(), one.split(), other.split(), strict=True):
             assert (word != changed) == (control == "[UNK]")
