@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,21 @@ def subnormal_numbers():
 def review_files(tmp_path_factory):
     """Folder with train.csv (48 reviews), validation.csv (20) and test.csv (22), and a cache shared by all tests."""
     return write_review_files(tmp_path_factory.mktemp("reviews"))
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, review_files):
+    """`trained_run("4_lstm_attention")`: the folder of a small run, trained once for all tests; none changes it."""
+
+    @cache
+    def train(experiment: str) -> Path:
+        from train import run
+
+        folder = tmp_path_factory.mktemp("trained") / experiment
+        run(small_config(experiment, review_files, folder, "train.epochs=4", "train.learning_rate=0.01"))
+        return folder
+
+    return train
 
 
 @pytest.fixture

@@ -32,11 +32,9 @@ TEXTS = ["good good", "bad", "A fine film, good from the first minute to the las
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
-def saved(request, tmp_path_factory, review_files) -> Path:
+def saved(request, trained_run) -> Path:
     """The folder of a small run's best model."""
-    folder = tmp_path_factory.mktemp("clients") / request.param
-    run(small_config(request.param, review_files, folder, "train.epochs=1"))
-    return folder / "best"
+    return trained_run(request.param) / "best"
 
 
 def test_auto_model_and_tokenizer_load_a_run(saved):

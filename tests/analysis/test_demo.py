@@ -16,23 +16,17 @@ from analysis.demo import ATTENTION, OCCLUSION, REVIEWS, Reader, find_runs
 from analysis.robustness import load_models
 from analysis.saliency import attention, occlusion
 from config import InputError
-from helpers import small_config
 from perturbations import WORD, perturb
 from predict import TrainedModel, predict
-from train import run
 
 ROOT = Path(demo.__file__).resolve().parents[1]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, review_files) -> list[Path]:
+def trained(trained_run) -> list[Path]:
     """Two small runs, one of them with attention."""
-    folders = []
-    for experiment in ("1_lstm", "4_lstm_attention"):
-        folders.append(tmp_path_factory.mktemp("demo") / experiment)
-        run(small_config(experiment, review_files, folders[-1], "train.epochs=4", "train.learning_rate=0.01"))
-    return folders
+    return [trained_run(experiment) for experiment in ("1_lstm", "4_lstm_attention")]
 
 
 @pytest.fixture(scope="module")

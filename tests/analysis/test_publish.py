@@ -37,10 +37,8 @@ print(json.dumps([{s["label"]: s["score"] for s in of_text}["positive"] for of_t
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, review_files) -> Path:
-    folder = tmp_path_factory.mktemp("publish") / "4_lstm_attention"
-    run(small_config("4_lstm_attention", review_files, folder, "train.epochs=2", "train.learning_rate=0.01"))
-    return folder
+def trained(trained_run) -> Path:
+    return trained_run("4_lstm_attention")
 
 
 @pytest.mark.parametrize("experiment", ["2_lstm_dropout", "8_minilm"])

@@ -107,13 +107,9 @@ def test_every_condition_has_a_unique_name_and_a_kind():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, review_files):
+def trained(trained_run):
     """Run folders of two small trained models."""
-    folders = []
-    for experiment in ("1_lstm", "5_transformer_prenorm"):
-        folders.append(tmp_path_factory.mktemp("robust") / experiment)
-        run(small_config(experiment, review_files, folders[-1], "train.epochs=4", "train.learning_rate=0.01"))
-    return folders
+    return [trained_run(experiment) for experiment in ("1_lstm", "5_transformer_prenorm")]
 
 
 @pytest.fixture(scope="module")

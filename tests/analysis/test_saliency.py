@@ -24,13 +24,9 @@ WORDS = ["A", "good-looking", "film", "but", "extraordinarily", "bad", "at", "th
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, review_files):
-    by_key = {}
-    for experiment in ("1_lstm", "4_lstm_attention", "5_transformer_prenorm"):
-        folder = tmp_path_factory.mktemp("saliency") / experiment
-        run(small_config(experiment, review_files, folder, "train.epochs=1"))
-        by_key[experiment[0]] = TrainedModel(folder)
-    return by_key
+def models(trained_run):
+    experiments = ("1_lstm", "4_lstm_attention", "5_transformer_prenorm")
+    return {experiment[0]: TrainedModel(trained_run(experiment)) for experiment in experiments}
 
 
 @pytest.fixture(scope="module")
