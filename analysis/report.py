@@ -214,7 +214,7 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
         drawn["robustness_controls"] = robustness_figures.control_points(robustness)
     if any(len(entry["seeds"]) > 1 for entry in facts["accuracies"].values()):
         drawn["seeds"] = figures.seeds(facts)
-    if any(len(key) > 1 and key[0] != "0" for key in facts["accuracies"]):
+    if facts["accuracies"].keys() - facts["runs"].keys():
         drawn["variants"] = figures.variants(facts)
     if "sweep" in facts:
         drawn["sweep"] = figures.sweep_curves(facts["sweep"], logs / "sweep")
