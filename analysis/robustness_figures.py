@@ -127,7 +127,7 @@ def control_points(log: dict) -> Figure:
     pairs = list(dict.fromkeys((row["condition"], row["control"]) for row in log["controls"]))
     num_columns = min(4, len(pairs))
     num_lines = -(-len(pairs) // num_columns)
-    size = (2.9 * max(2, num_columns), 2.5 * num_lines + 0.9)
+    size = (2.9 * max(3, num_columns), 2.5 * num_lines + 0.9)
     figure, axes = plt.subplots(num_lines, num_columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
     amounts = sorted({row["amount"] for row in log["controls"]})
     for axis, (condition, control) in zip(axes.flat, pairs, strict=False):
