@@ -135,11 +135,19 @@ def curve_facts(run: Run) -> dict:
         `seconds_to_best`: of training until then; `seconds_to_level`: until the first evaluation with a validation
         accuracy of at least `LEVEL`, None if there is none. Also the validation accuracy of the first evaluation and
         the number of evaluations.
+
+    Raises:
+        InputError: there is no evaluation after the best step of `summary.json`.
     """
     losses = [line["validation_loss"] for line in run.metrics]
     accuracies = [line["validation_accuracy"] for line in run.metrics]
     drops = [before - after for before, after in zip(accuracies, accuracies[1:], strict=False)]
     last, best_step = run.metrics[-1], run.summary["best_validation_step"]
+    best = [line for line in run.metrics if line["step"] == best_step]
+    if not best:
+        raise InputError(
+            f"{run.folder / 'metrics.jsonl'}: no evaluation after step {best_step}, the best one in summary.json"
+        )
     train_accuracy = last.get("train_sample_accuracy")
     train_accuracy = last["train_accuracy"] if train_accuracy is None else train_accuracy
     seconds = [line["train_seconds"] for line in run.metrics]
@@ -150,7 +158,7 @@ def curve_facts(run: Run) -> dict:
         "accuracy_gap": train_accuracy - accuracies[-1],
         "largest_accuracy_drop": max([0.0, *drops]),
         "best_step_share": best_step / last["step"],
-        "seconds_to_best": next(line["train_seconds"] for line in run.metrics if line["step"] == best_step),
+        "seconds_to_best": best[0]["train_seconds"],
         "seconds_to_level": min(above, default=None),
         "first_validation_accuracy": accuracies[0],
         "num_evaluations": len(accuracies),

@@ -47,6 +47,12 @@ def test_gap_is_that_of_the_training_sample_where_there_is_one(tmp_path):
     assert (facts["train_accuracy"], facts["accuracy_gap"]) == (0.95, pytest.approx(0.2))
 
 
+def test_metrics_of_another_run_are_refused(tmp_path):
+    run = load_run(write_run_folder(tmp_path / "run", "1", best_validation_step=7))
+    with pytest.raises(InputError, match=r"metrics\.jsonl: no evaluation after step 7, the best one in summary\.json"):
+        curve_facts(run)
+
+
 def test_curves_have_a_value_for_each_seed(tmp_path):
     runs = [load_run(write_run_folder(tmp_path / str(seed), "1", seed)) for seed in (0, 1)]
     runs[1].metrics[-1]["validation_accuracy"] = 0.7
