@@ -80,7 +80,7 @@ def sweep_facts(folder: Path) -> dict:
     """
     log = read_json(folder / "trials.json")
     trials: dict[str, list[dict]] = {}
-    for row in log["trials"]:
+    for row in sorted(log["trials"], key=lambda row: row["experiment"]):
         setting = (row["learning_rate"], row["batch_size"])
         run = load_run(run_folder(row["experiment"], setting, log["seeds"][0], folder))
         accuracies = row["best_validation_accuracy"]
