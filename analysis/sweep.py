@@ -5,9 +5,14 @@
 
 A trial trains on 10,000 IMDB reviews for two epochs in bf16, and counts by its best accuracy on 1,000 validation
 reviews. The rule, fixed before the first trial: each experiment gets the grid below by two seeds; the setting with the
-highest mean over the seeds is chosen, at a tie the lower learning rate, then the smaller batch. Where the best stands
-at the edge of the grid, one more rate is tried there, until it does not. The test split is not looked at. Writes
-`trials.json` to the output folder: all trials and the choices.
+highest mean over the seeds is best, at a tie the lower learning rate, then the smaller batch. Where the best stands at
+the edge of the grid, one more rate is tried there, until it does not.
+
+A second stage was added when the first full runs with these settings did worse than those of the first edition: a
+schedule three times as long spends more steps near its peak. Two finalists of each experiment, the best setting and the
+best one with a lower learning rate, are trained at full length by one seed. The one with the higher best validation
+accuracy is chosen. The test split is not looked at in either stage. Writes `trials.json` to the output folder: all
+trials and the choices.
 """
 
 import training  # noqa: F401  before torch
@@ -24,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.logs import load_run
-from config import CONFIGS, InputError
+from config import CONFIGS, InputError, load_config
 from data import write_text
 from training.command import run_command
 from training.jobs import run_missing
@@ -45,6 +50,10 @@ TRIAL = (
     f"data.max_train_samples={NUM_REVIEWS}",
     "data.max_eval_samples=1000",
 )
+# The second stage: all reviews, and as many epochs as the experiments have; runs of 8 have their own number.
+FULL_SEED, FULL_EPOCHS = 1, 3
+REVIEWS_PER_EVALUATION = 8000
+FULL = ("profile=imdb", "train.precision=bf16", f"seed={FULL_SEED}")
 # A learning rate and a batch size.
 Setting = tuple[float, int]
 
@@ -60,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sweep(experiments: Sequence[str], output: Path) -> None:
-    """Run the trials that are missing, extend the grids, and write the choices.
+    """Run the trials that are missing, extend the grids, train the finalists, and write the choices.
 
     Raises:
         InputError: there is no such experiment.
@@ -78,15 +87,28 @@ def sweep(experiments: Sequence[str], output: Path) -> None:
         for path in grids:
             run_missing([_words(*trial, output) for trial in trials if trial[0] == path])
         accuracies = _accuracies(trials, output)
-        choices = {path: choose(accuracies[path]) for path in grids}
-        edges = {path: _beyond(choices[path][0], rates) for path, rates in grids.items()}
-        _write(output / "trials.json", accuracies, choices)
+        edges = {path: _beyond(choose(accuracies[path])[0], rates) for path, rates in grids.items()}
         if not any(edges.values()):
-            return
+            break
         for path, rate in edges.items():
             if rate:
                 log.info("%s: the best rate is at the grid's edge; %g is added", path.stem, rate)
                 grids[path] = sorted([*grids[path], rate])
+    finals = {}
+    for path in grids:
+        settings = finalists(accuracies[path])
+        run_missing([_full_words(path, setting, output) for setting in settings])
+        runs = [load_run(run_folder(path.stem, setting, FULL_SEED, output / "full")) for setting in settings]
+        finals[path] = {
+            setting: [run.summary["best_validation_accuracy"]] for setting, run in zip(settings, runs, strict=True)
+        }
+    _write(output / "trials.json", accuracies, finals)
+
+
+def finalists(accuracies: dict[Setting, list[float]]) -> list[Setting]:
+    """The best setting, and the best one with a lower learning rate than it has."""
+    best = choose(accuracies)
+    return [best, choose({setting: values for setting, values in accuracies.items() if setting[0] < best[0]})]
 
 
 def choose(accuracies: dict[Setting, list[float]]) -> Setting:
@@ -136,6 +158,21 @@ def _words(path: Path, setting: Setting, seed: int, output: Path) -> list[str]:
     ]
 
 
+def _full_words(path: Path, setting: Setting, output: Path) -> list[str]:
+    """What train.py is told of a finalist."""
+    rate, size = setting
+    epochs = [] if load_config(path).model.backbone == "bert" else [f"train.epochs={FULL_EPOCHS}"]
+    return [
+        str(path),
+        *FULL,
+        *epochs,
+        f"train.learning_rate={rate:g}",
+        f"train.batch_size={size}",
+        f"train.eval_steps={REVIEWS_PER_EVALUATION // size}",
+        f"run_dir={run_folder(path.stem, setting, FULL_SEED, output / 'full')}",
+    ]
+
+
 def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> dict[Path, dict[Setting, list[float]]]:
     """Best validation accuracies of each setting of each experiment, one a seed."""
     accuracies: dict[Path, dict[Setting, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -145,25 +182,33 @@ def _accuracies(trials: Sequence[tuple[Path, Setting, int]], output: Path) -> di
     return accuracies
 
 
-def _write(path: Path, accuracies: dict[Path, dict[Setting, list[float]]], choices: dict[Path, Setting]) -> None:
-    rows = [
+def _write(
+    path: Path, accuracies: dict[Path, dict[Setting, list[float]]], finals: dict[Path, dict[Setting, list[float]]]
+) -> None:
+    stages = {"trials": accuracies, "finals": finals}
+    rows = {stage: _rows(by_file) for stage, by_file in stages.items()}
+    content = {"trial": TRIAL, "seeds": SEEDS, "full": FULL, "full_seed": FULL_SEED, **rows}
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    for row in rows["finals"]:
+        if row["chosen"]:
+            accuracy = 100 * row["best_validation_accuracy"][0]
+            setting = (row["learning_rate"], row["batch_size"])
+            log.info("%-24s rate %g, batch %d: %.1f%%", row["experiment"], *setting, accuracy)
+
+
+def _rows(accuracies: dict[Path, dict[Setting, list[float]]]) -> list[dict]:
+    """A row a setting of an experiment; the best one is chosen."""
+    return [
         {
             "experiment": file.stem,
             "learning_rate": rate,
             "batch_size": size,
             "best_validation_accuracy": values,
-            "chosen": choices[file] == (rate, size),
+            "chosen": choose(settings) == (rate, size),
         }
         for file, settings in accuracies.items()
         for (rate, size), values in settings.items()
     ]
-    write_text(path, json.dumps({"trial": TRIAL, "seeds": SEEDS, "trials": rows}, indent=1) + "\n")
-    for row in rows:
-        if row["chosen"]:
-            mean = 100 * float(np.mean(row["best_validation_accuracy"]))
-            log.info(
-                "%-24s rate %g, batch %d: %.1f%%", row["experiment"], row["learning_rate"], row["batch_size"], mean
-            )
 
 
 if __name__ == "__main__":
