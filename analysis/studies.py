@@ -70,7 +70,7 @@ def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> 
 
 def sweep_facts(folder: Path) -> dict:
     """The trials of `analysis.sweep`: by key of an experiment a row a setting, with the best validation accuracy of
-    each seed, and which was chosen.
+    each seed, and which was chosen; and the same of the finalists, where they were trained.
 
     Args:
         folder: of its `trials.json` and runs.
@@ -80,16 +80,20 @@ def sweep_facts(folder: Path) -> dict:
     """
     log = read_json(folder / "trials.json")
     trials: dict[str, list[dict]] = {}
+    finals: dict[str, list[dict]] = {}
     for row in sorted(log["trials"], key=lambda row: row["experiment"]):
         setting = (row["learning_rate"], row["batch_size"])
         run = load_run(run_folder(row["experiment"], setting, log["seeds"][0], folder))
         accuracies = row["best_validation_accuracy"]
         row |= {"architecture": run.summary["architecture"], "mean": float(np.mean(accuracies))}
         trials.setdefault(run.key, []).append(row)
+    for row in log.get("finals", []):
+        finals.setdefault(row["experiment"].partition("_")[0], []).append(row)
     data, epochs = run.summary["data"], run.summary["epochs"]
     return {"seeds": log["seeds"], "training_reviews": data["train"], "validation_reviews": data["validation"]} | {
         "epochs": epochs,
         "trials": trials,
+        "finals": finals,
     }
 
 

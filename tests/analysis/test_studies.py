@@ -103,7 +103,9 @@ def sweep(tmp_path):
             write_run_folder(folder, "4", seed, best_validation_accuracy=accuracy)
         row = {"experiment": "4_lstm_attention", "learning_rate": rate, "batch_size": size, "chosen": size == 64}
         rows.append({**row, "best_validation_accuracy": accuracies})
-    (tmp_path / "trials.json").write_text(json.dumps({"seeds": [0, 1], "trials": rows}))
+    final = {"experiment": "4_lstm_attention", "learning_rate": 1e-3, "batch_size": 32, "chosen": True}
+    final["best_validation_accuracy"] = [0.9]
+    (tmp_path / "trials.json").write_text(json.dumps({"seeds": [0, 1], "trials": rows, "finals": [final]}))
     return tmp_path
 
 
@@ -115,6 +117,7 @@ def test_trials_of_a_sweep_are_listed_by_experiment_with_their_means(sweep):
     assert [row["mean"] for row in rows] == pytest.approx([0.65, 0.55, 0.75])
     assert [row["chosen"] for row in rows] == [False, False, True]
     assert {row["architecture"] for row in rows} == {"architecture 4"}
+    assert [(row["learning_rate"], row["chosen"]) for row in facts["finals"]["4"]] == [(1e-3, True)]
 
 
 def test_curves_of_a_sweep_are_those_of_the_chosen_batch_size(sweep):
