@@ -102,11 +102,13 @@ def compare_pairs(
         for first, second in dict.fromkeys([*pairs, *variants])
         if first in groups and second in groups
     ]
+    return {f"{comparison.first}-{comparison.second}": comparison for comparison in adjust(comparisons)}
+
+
+def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same comparisons with p adjusted over all of them (Benjamini & Hochberg 1995)."""
     adjusted = false_discovery_control([comparison.p for comparison in comparisons]) if comparisons else []
-    return {
-        f"{comparison.first}-{comparison.second}": replace(comparison, adjusted_p=float(p))
-        for comparison, p in zip(comparisons, adjusted, strict=True)
-    }
+    return [replace(comparison, adjusted_p=float(p)) for comparison, p in zip(comparisons, adjusted, strict=True)]
 
 
 def correct_by_run(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> np.ndarray:

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
-from analysis.comparisons import compare, correct_by_run
+from analysis.comparisons import adjust, compare, correct_by_run
 from analysis.logs import TEST_DATA_KEYS, TEST_SPLIT_KEYS, Run, by_key, load_run, load_runs
-from analysis.statistics import SIGNIFICANCE_LEVEL, crossed_difference
+from analysis.statistics import crossed_difference
 from analysis.sweep import run_folder
 from config import InputError, read_json
 
@@ -38,7 +37,9 @@ def size_facts(folder: Path) -> dict:
         key: [{"training_reviews": size, **_size_row(by_size[size], key)} for size in sizes if key in by_size[size]]
         for key in keys
     }
-    _adjust([row["to_baseline"] for rows in accuracies.values() for row in rows if "to_baseline" in row])
+    compared = [row for rows in accuracies.values() for row in rows if "to_baseline" in row]
+    for row, comparison in zip(compared, adjust([row["to_baseline"] for row in compared]), strict=True):
+        row["to_baseline"] = asdict(comparison) | {"significant": comparison.is_significant}
     passes = {key: _first_lasting_lead(accuracies[key], accuracies["0"]) for key in keys} if "0" in keys else {}
     return {"sizes": sizes, "accuracies": accuracies, "passes_baseline": passes}
 
@@ -109,15 +110,8 @@ def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
     row = mean_accuracy(groups[key], TEST_SPLIT_KEYS)
     row["also"] = {name: float(np.mean([result[name]["accuracy"] for result in also])) for name in also[0]}
     if "0" in groups and row["experiment"]:
-        row["to_baseline"] = asdict(compare(groups[key], groups["0"], TEST_SPLIT_KEYS))
+        row["to_baseline"] = compare(groups[key], groups["0"], TEST_SPLIT_KEYS)
     return row
-
-
-def _adjust(comparisons: Sequence[dict]) -> None:
-    """Correct p for the number of comparisons, in place."""
-    adjusted = false_discovery_control([comparison["p"] for comparison in comparisons]) if comparisons else []
-    for comparison, p in zip(comparisons, adjusted, strict=True):
-        comparison |= {"adjusted_p": float(p), "significant": bool(p < SIGNIFICANCE_LEVEL)}
 
 
 def _first_lasting_lead(rows: Sequence[dict], baseline: Sequence[dict]) -> int | None:
