@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from analysis.comparisons import compare_pairs
-from analysis.logs import Run, by_key, check_same_data, identify, load_runs, read_predictions
-from analysis.statistics import SIGNIFICANCE_LEVEL, is_correct, share_interval
+from analysis.logs import Run, by_key, check_same_data, identify, load_runs
+from analysis.statistics import SIGNIFICANCE_LEVEL
 from analysis.studies import mean_accuracy, size_facts, sweep_facts
 from config import InputError, load_config, read_json
 
@@ -22,10 +22,7 @@ BASELINE_PAIRS = (("8t", "0"), ("0w", "0"))
 # Is it attention or pooling? The assigned attention against the mean, without and with an LSTM below it.
 POOLING_PAIRS = (("1e", "4"), ("1m", "4"), ("2m", "4"), ("3m", "4"))
 COST_KEYS = ("train_seconds", "steady_memory_bytes", "parameters")
-SUMMARY_KEYS = (
-    *("experiment", "architecture", "parameters", "train_accuracy", "best_validation_accuracy", "test_accuracy"),
-    *("train_seconds", "evaluation_seconds", "steady_memory_bytes", "seed", "device"),
-)
+SUMMARY_KEYS = ("experiment", "architecture", "parameters", "train_seconds", "steady_memory_bytes", "device")
 HYPER_PARAMETERS = (
     *("learning_rate", "lr_scheduler", "warmup_ratio", "batch_size", "epochs", "weight_decay", "adam_eps"),
     *("max_grad_norm", "precision"),
@@ -62,7 +59,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
         "robustness": robustness_facts(read_json(folder / "robustness.json")),
         "settings": {run.key: settings_of(run) for run in runs if run.summary["experiment"]},
         "gpu": gpu_facts(_load_optional(folder / "imdb_h200")),
-        "yelp": {name: run_facts(run) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
+        "yelp": {name: run_facts([run]) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
     }
     return facts | _optional_facts(folder)
 
@@ -73,7 +70,7 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
 
     Args:
         runs: one of each key.
-        further: seeds and variants of them, which enter the comparisons only.
+        further: seeds of them, over which accuracies are averaged, and variants, which enter the comparisons only.
 
     Raises:
         InputError: two runs share a key, none is of the eight, predictions are missing, or the runs are on different
@@ -84,7 +81,7 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
     groups = by_key(list(identify([*runs, *further]).values()))
     if not any(run.is_assigned for run in runs):
         raise InputError(f"{runs[0].folder.parent}: none of the eight experiments is among the runs; train one first")
-    described = {key: run_facts(run) for key, run in one_each.items()}
+    described = {key: run_facts(groups[key]) for key in one_each}
     neural = [metrics for metrics in described.values() if metrics["experiment"]]
     assigned = [described[key] for key, run in one_each.items() if run.is_assigned]
     ranking = [m["key"] for m in sorted(assigned, key=lambda m: -m["best_validation_accuracy"])]
@@ -99,7 +96,6 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
         "ranking": ranking,
         "best_from_scratch": next(iter(from_scratch), None),
         "fastest": min(assigned, key=lambda m: m["train_seconds"])["key"],
-        "smallest_gap": min(assigned, key=lambda m: abs(m["accuracy_gap"]))["key"],
         "comparisons": {
             pair: {**asdict(c), "significant": c.is_significant, "verdict": c.verdict(names)}
             for pair, c in comparisons.items()
@@ -108,19 +104,25 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
     }
 
 
-def run_facts(run: Run) -> dict:
-    """The metrics of one run that the report mentions."""
-    summary = run.summary
-    _, labels, probabilities = read_predictions(run.folder / "test_predictions.csv")
+def run_facts(runs: Sequence[Run]) -> dict:
+    """The metrics of an experiment that the report mentions.
+
+    Args:
+        runs: its seeds. Accuracies are means over them, the test accuracy with a 95% interval over seeds and reviews;
+            costs are those of the first.
+    """
+    summary, accuracies = runs[0].summary, mean_accuracy(runs)
     return {
-        "key": run.key,
+        "key": runs[0].key,
         **{key: summary[key] for key in SUMMARY_KEYS},
         "epochs": summary.get("epochs"),
         "frozen_features_seconds": summary.get("frozen_features_seconds", 0.0),
         "test_seconds": summary.get("test_seconds"),
         "num_reviews": {split: summary["data"][split] for split in ("train", "validation", "test")},
-        "test_interval": share_interval(int(is_correct(probabilities, labels).sum()), len(labels)),
-        **(curve_facts(run) if summary["experiment"] else {}),
+        "best_validation_accuracy": accuracies["validation_mean"],
+        "test_accuracy": accuracies["mean"],
+        "test_interval": (accuracies["low"], accuracies["high"]),
+        "test_by_seed": accuracies["by_seed"],
     }
 
 

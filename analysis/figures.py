@@ -148,24 +148,27 @@ def _evenly_spaced(metrics: Sequence[dict]) -> list[dict]:
 
 
 def accuracies(facts: dict) -> Figure:
-    """Validation and test accuracy of each run, the test with its 95% interval; the linear baseline's test accuracy as
-    a dashed line."""
+    """Test accuracy of each experiment, the mean over its seeds with its 95% interval and each seed as a small point,
+    and its best validation accuracy; the linear baseline's test accuracy as a dashed line."""
     runs = list(facts["runs"].values())
     figure, axis = _row_plot(len(runs))
     for row, run in enumerate(runs):
         low, high = (100 * end for end in run["test_interval"])
         color = color_of(run["experiment"])
         axis.plot([low, high], [row, row], color=color, linewidth=2)
-        axis.plot(100 * run["test_accuracy"], row, "o", color=color)
+        axis.plot([100 * accuracy for accuracy in run["test_by_seed"]], [row] * len(run["test_by_seed"]), "k.", ms=4)
+        axis.plot(100 * run["test_accuracy"], row, "o", color=color, zorder=2)
         axis.plot(100 * run["best_validation_accuracy"], row, "D", markerfacecolor="white", color=color)
     if "0" in facts["runs"]:
         baseline = 100 * facts["runs"]["0"]["test_accuracy"]
         axis.axvline(baseline, color=BASELINE_GREY, linestyle="--", linewidth=1, label="linear baseline, test")
-    axis.plot([], [], "ko", label="test, with 95% CI")
+    axis.plot([], [], "o", color="0.4", label="test, with 95% CI")
+    if any(len(run["test_by_seed"]) > 1 for run in runs):
+        axis.plot([], [], "k.", ms=4, label="test, each seed")
     axis.plot([], [], "kD", markerfacecolor="white", label="best validation")
     axis.set_yticks(range(len(runs)), [f"{run['key']} {run['architecture']}" for run in runs])
     axis.set(xlabel="accuracy (%)", title="Validation and test accuracy")
-    axis.legend(loc="lower left", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
@@ -195,19 +198,6 @@ def comparisons(facts: dict) -> Figure:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [f"{c['first']} \N{MINUS SIGN} {c['second']}" for c in rows])
     axis.set(xlabel="difference of test accuracy (percentage points)", title="Paired differences, with 95% CI")
-    return figure
-
-
-def seeds(facts: dict) -> Figure:
-    """Test accuracy of each seed, and the mean as a bar; a row a run of which there are several, variants apart."""
-    groups = {k: group for k, group in facts["accuracies"].items() if len(group["seeds"]) > 1 and k in facts["runs"]}
-    figure, axis = _row_plot(len(groups), width=7)
-    for row, group in enumerate(groups.values()):
-        color = color_of(group["experiment"])
-        axis.plot([100 * accuracy for accuracy in group["by_seed"]], [row] * len(group["seeds"]), "o", color=color)
-        axis.plot(100 * group["mean"], row, "|", color="black", markersize=16)
-    axis.set_yticks(range(len(groups)), [f"{key} {group['architecture']}" for key, group in groups.items()])
-    axis.set(xlabel="test accuracy (%)", title="Test accuracy by seed")
     return figure
 
 

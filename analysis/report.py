@@ -15,29 +15,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import typst
 from matplotlib.figure import Figure
 
 from analysis import figures, robustness_figures
 from analysis.facts import BYTES_PER_GIB, collect_facts
-from analysis.logs import Run, by_data, check_same_data, identify, load_runs
+from analysis.logs import Run, by_data, by_key, check_same_data, identify, load_runs
 from config import InputError, RunError, read_json
 from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "report" / "report.typ"
 MEMORY_LOG = ROOT / "benchmarks" / "memory.json"
-# Header of a column, and its cell from a run's summary.
-COLUMNS = (
-    ("model", lambda s: s["architecture"]),
-    ("parameters (M)", lambda s: f"{s['parameters'] / 1e6:.1f}"),
-    ("train acc. (%)", lambda s: f"{100 * _train_accuracy(s):.1f}"),
-    ("best val. acc. (%)", lambda s: f"{100 * s['best_validation_accuracy']:.1f}"),
-    ("test acc. (%)", lambda s: f"{100 * s['test_accuracy']:.1f}"),
+# Header of a column, and its accuracy or cell from a run's summary.
+ACCURACY_COLUMNS = (
+    ("train acc. (%)", lambda s: _train_accuracy(s)),
+    ("best val. acc. (%)", lambda s: s["best_validation_accuracy"]),
+    ("test acc. (%)", lambda s: s["test_accuracy"]),
+)
+COST_COLUMNS = (
     ("train time (s)", lambda s: f"{s['train_seconds']:.0f}"),
     ("test time (s)", lambda s: f"{s['test_seconds']:.0f}"),
     ("memory (GiB)", lambda s: f"{s['steady_memory_bytes'] / BYTES_PER_GIB:.2f}"),
+    ("parameters (M)", lambda s: f"{s['parameters'] / 1e6:.1f}"),
 )
+BEST_COLUMN = 3
 MEMORY_KINDS = {
     "process_resident": "resident memory of the process",
     "cuda_allocated": "GPU memory allocated by torch",
@@ -99,14 +102,16 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
             "of the repository"
         )
     facts, runs = collect_facts(logs, memory), load_runs(logs / "imdb")
+    seeds = load_runs(logs / "seeds") if (logs / "seeds").is_dir() else []
     (output / "figures").mkdir(parents=True, exist_ok=True)
-    for name, figure in all_figures(logs, facts, runs).items():
+    for name, figure in all_figures(logs, facts, [*runs, *seeds]).items():
         _save(figure, output / "figures" / name)
-    (output / "table.md").write_text(results_table(runs) + "\n\n" + table_caption(runs) + "\n")
-    (output / "table.tex").write_text(results_latex(runs) + "\n")
+    caption = table_caption(runs, seeds)
+    (output / "table.md").write_text(results_table(runs, seeds) + "\n\n" + caption + "\n")
+    (output / "table.tex").write_text(results_latex(runs, seeds) + "\n")
     (output / "answer.md").write_text(answer(facts) + "\n")
-    header, rows = results_cells(runs, "*{}*")
-    facts |= {"table": {"header": header, "rows": rows, "caption": table_caption(runs)}}
+    header, rows = results_cells(runs, "*{}*", seeds)
+    facts |= {"table": {"header": header, "rows": rows, "caption": caption}}
     (output / "facts.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return _compile(output)
 
@@ -134,9 +139,13 @@ def answer(facts: dict) -> str:
     return "\n".join(lines)
 
 
-def results_table(runs: Sequence[Run]) -> str:
-    """Markdown: a row a run, its name in bold, the best validation accuracy of the eight in bold."""
-    header, rows = results_cells(runs, "**{}**")
+def results_table(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> str:
+    """Markdown: a row a run, its name in bold, the best validation accuracy of the eight in bold.
+
+    Args:
+        runs, seeds: as of `results_cells`.
+    """
+    header, rows = results_cells(runs, "**{}**", seeds)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -146,57 +155,60 @@ def results_table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def results_latex(runs: Sequence[Run]) -> str:
+def results_latex(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> str:
     """The same table as a LaTeX tabular; needs the package `booktabs`."""
-    header, rows = results_cells(runs, r"\textbf{{{}}}")
+    header, rows = results_cells(runs, r"\textbf{{{}}}", seeds)
     escaped = [[re.sub("[%#&_]", r"\\\g<0>", text) for text in row] for row in [header, *rows]]
-    lines = [" & ".join(row) + r" \\" for row in escaped]
+    lines = [" & ".join(row).replace("±", r"$\pm$") + r" \\" for row in escaped]
     lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
-def results_cells(runs: Sequence[Run], bold: str) -> tuple[list[str], list[list[str]]]:
+def results_cells(runs: Sequence[Run], bold: str, seeds: Sequence[Run] = ()) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the results: a row a run, in bold its name and the best validation accuracy of the eight.
 
     Args:
         runs: a row each.
         bold: how text is set in bold, such as `**{}**`.
+        seeds: further seeds of the runs, over which accuracies are averaged.
 
     Raises:
         InputError: two runs can't be told apart, or are on different data.
     """
     check_same_data(runs)
-    header = ["#", *(name for name, _ in COLUMNS)]
-    best = max((run.summary["best_validation_accuracy"] for run in runs if run.is_assigned), default=None)
+    named, further = identify(runs), by_key(seeds)
+    groups = {name: [run, *further.get(run.key, [])] for name, run in named.items()}
+    best = max((_mean_validation(group) for group in groups.values() if group[0].is_assigned), default=None)
     rows = []
-    for name, run in identify(runs).items():
-        row = [bold.format(name), *(cell(run.summary) for _, cell in COLUMNS)]
-        if run.is_assigned and run.summary["best_validation_accuracy"] == best:
-            column = header.index("best val. acc. (%)")
-            row[column] = bold.format(row[column])
-        rows.append(row)
-    return header, rows
+    for name, group in groups.items():
+        summaries = [run.summary for run in group]
+        row = [bold.format(name), summaries[0]["architecture"]]
+        row += [_mean_cell([accuracy(summary) for summary in summaries]) for _, accuracy in ACCURACY_COLUMNS]
+        if group[0].is_assigned and _mean_validation(group) == best:
+            row[BEST_COLUMN] = bold.format(row[BEST_COLUMN])
+        rows.append([*row, *(cell(summaries[0]) for _, cell in COST_COLUMNS)])
+    return ["#", "model", *(name for name, _ in (*ACCURACY_COLUMNS, *COST_COLUMNS))], rows
 
 
-def table_caption(runs: Sequence[Run]) -> str:
+def table_caption(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> str:
     """What the table's shorthand means, and on which data and machine the runs were made."""
     data = runs[0].summary["data"]
     devices = sorted({run.summary["device"] for run in runs})
     memory = " or ".join(MEMORY_KINDS[kind] for kind in sorted({run.summary["memory"]["kind"] for run in runs}))
+    over_seeds = " Accuracies: means over the seeds ± their standard deviation; all else: of seed 0." if seeds else ""
     return (
         f"Trained on {data['train']:,}, validated on {data['validation']:,} and tested on {data['test']:,} reviews "
         f"({data['source']}), on {'; '.join(devices)}. Train acc.: {_train_accuracy_meaning(runs)}. Best val. acc.: "
         "the highest validation accuracy of all evaluations (in bold the best of the eight). Test acc.: test accuracy "
-        "of the model kept at that evaluation. Times are wall-clock: of training, without evaluation; and of one pass "
-        f"over the test reviews. Memory: {memory}, mean over the steps after the first ones."
+        f"of the model kept at that evaluation.{over_seeds} Times are wall-clock: of training, without evaluation; and "
+        f"of one pass over the test reviews. Memory: {memory}, mean over the steps after the first ones."
     )
 
 
 def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figure]:
     """Every figure of the report for which there are logs, by name."""
     robustness = read_json(logs / "robustness.json")
-    seeds = load_runs(logs / "seeds") if (logs / "seeds").is_dir() else []
-    assigned = sorted((run for run in [*runs, *seeds] if run.is_assigned), key=lambda run: run.key)
+    assigned = sorted((run for run in runs if run.is_assigned), key=lambda run: run.key)
     drawn = {
         "losses": figures.curves_by_experiment(assigned, figures.LOSS_LINES, "loss (nats)"),
         "accuracies_by_step": figures.curves_by_experiment(
@@ -212,8 +224,6 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
     }
     if robustness["controls"]:
         drawn["robustness_controls"] = robustness_figures.control_points(robustness)
-    if any(len(entry["seeds"]) > 1 for entry in facts["accuracies"].values()):
-        drawn["seeds"] = figures.seeds(facts)
     if facts["accuracies"].keys() - facts["runs"].keys():
         drawn["variants"] = figures.variants(facts)
     if "sweep" in facts:
@@ -228,6 +238,16 @@ def all_figures(logs: Path, facts: dict, runs: Sequence[Run]) -> dict[str, Figur
 def _baseline_accuracy(facts: dict) -> float | None:
     """The linear baseline's best validation accuracy (%), None without one."""
     return 100 * facts["runs"]["0"]["best_validation_accuracy"] if "0" in facts["runs"] else None
+
+
+def _mean_validation(runs: Sequence[Run]) -> float:
+    return float(np.mean([run.summary["best_validation_accuracy"] for run in runs]))
+
+
+def _mean_cell(shares: Sequence[float]) -> str:
+    """`85.4`, or of several `85.4 ± 0.6`, in percent."""
+    mean = f"{100 * np.mean(shares):.1f}"
+    return mean if len(shares) == 1 else f"{mean} ± {100 * np.std(shares, ddof=1):.1f}"
 
 
 def _train_accuracy(summary: dict) -> float:

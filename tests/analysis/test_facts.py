@@ -78,11 +78,28 @@ def test_hyper_parameters_are_those_of_the_runs_settings(tmp_path):
     assert settings["dropout"] == 0.3
 
 
-def test_linear_baseline_has_no_learning_curve(tmp_path):
-    facts = run_facts(load_run(write_run_folder(tmp_path / "run", "0w", wrong=range(10))))
-    assert "accuracy_gap" not in facts
-    assert facts["test_interval"][0] < 0.75 < facts["test_interval"][1]
+def test_accuracies_of_an_experiment_are_means_over_its_seeds_and_costs_those_of_the_first(tmp_path):
+    runs = [
+        load_run(write_run_folder(tmp_path / "a", "4", 0, range(10), train_seconds=10.0, best_validation_accuracy=0.8)),
+        load_run(write_run_folder(tmp_path / "b", "4", 1, range(6), train_seconds=30.0, best_validation_accuracy=0.9)),
+    ]
+    facts = run_facts(runs)
+    assert facts["test_by_seed"] == pytest.approx([0.75, 0.85])
+    assert facts["test_accuracy"] == pytest.approx(0.8)
+    assert facts["test_interval"][0] < 0.75 < 0.85 < facts["test_interval"][1]
+    assert facts["best_validation_accuracy"] == pytest.approx(0.85)
+    assert facts["train_seconds"] == 10
     assert facts["num_reviews"] == {"train": 2000, "validation": 20, "test": 40}
+
+
+def test_ranking_is_by_the_mean_over_seeds(tmp_path):
+    for name, key, seed, accuracy in (("a", "3", 0, 0.8), ("b", "4", 0, 0.85), ("c", "4", 1, 0.7)):
+        write_run_folder(tmp_path / name, key, seed, best_validation_accuracy=accuracy)
+    runs = load_runs(tmp_path)
+    assert describe(runs[:2])["ranking"] == ["4", "3"]
+    facts = describe(runs[:2], runs[2:])
+    assert facts["ranking"] == ["3", "4"]
+    assert facts["frontiers"]["train_seconds"] == ["3"]
 
 
 def test_frontier_holds_runs_that_none_beats_at_the_same_cost_or_less():

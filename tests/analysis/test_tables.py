@@ -8,7 +8,7 @@ import pytest
 from analysis import figures
 from analysis.figures import ACCURACY_LINES, curves_by_experiment, learning_curves
 from analysis.logs import Run, load_runs
-from analysis.report import main, results_table, table_caption
+from analysis.report import main, results_latex, results_table, table_caption
 from config import InputError
 from helpers import write_run_folder
 
@@ -40,6 +40,28 @@ def test_table_is_sorted_by_experiment_with_the_best_validation_accuracy_in_bold
     assert row["parameters (M)"] == "8.9"
     assert row["train time (s)"] == "13"
     assert row["memory (GiB)"] == "1.50"
+
+
+def test_further_seeds_enter_the_table_as_means_with_their_standard_deviation(logs):
+    accuracies = {"best_validation_accuracy": 0.76, "test_accuracy": 0.53, "train_seconds": 99.0}
+    write_run_folder(logs / "seeds" / "a", "2", seed=1, **accuracies)
+    seeds = load_runs(logs / "seeds")
+    rows = rows_of(results_table(load_runs(logs), seeds))
+    by_name = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+    assert list(by_name) == ["**1**", "**2**", "**3**"]
+    assert by_name["**2**"]["best val. acc. (%)"] == "73.0 ± 4.2"
+    assert by_name["**2**"]["test acc. (%)"] == "52.5 ± 0.7"
+    assert by_name["**2**"]["train time (s)"] == "13"
+    assert by_name["**1**"]["best val. acc. (%)"] == "**80.0**"
+    assert "means over the seeds ± their standard deviation" in table_caption(load_runs(logs), seeds)
+    assert "standard deviation" not in table_caption(load_runs(logs))
+    # The mean decides, not the first seed.
+    write_run_folder(logs / "seeds" / "b", "1", seed=1, best_validation_accuracy=0.6)
+    rows = rows_of(results_table(load_runs(logs), load_runs(logs / "seeds")))
+    assert [row[3] for row in rows[2:]] == ["70.0 ± 14.1", "73.0 ± 4.2", "**75.0**"]
+    latex = results_latex(load_runs(logs), load_runs(logs / "seeds"))
+    assert r"73.0 $\pm$ 4.2" in latex
+    assert r"\textbf{75.0}" in latex
 
 
 def test_caption_names_data_machine_and_kind_of_memory(logs):
@@ -107,7 +129,7 @@ def test_two_seeds_of_one_experiment_both_appear(logs, capsys):
     write_run_folder(logs / "another", "2", seed=1, best_validation_accuracy=0.71)
     assert main([str(logs)]) == 0
     printed = rows_of(capsys.readouterr().out)
-    accuracies = {row[0]: row[4] for row in printed if row[0].startswith("**")}
+    accuracies = {row[0]: row[3] for row in printed if row[0].startswith("**")}
     assert accuracies == {"**1**": "**80.0**", "**2 seed 0**": "70.0", "**2 seed 1**": "71.0", "**3**": "75.0"}
     figure = learning_curves(load_runs(logs))
     assert legend_of(figure)[1:3] == ["2 seed 0 architecture 2", "2 seed 1 architecture 2"]
@@ -150,7 +172,7 @@ def test_runs_on_different_data_have_a_table_for_each(logs, capsys, key):
     assert main([str(logs)]) == 0
     printed = capsys.readouterr().out
     assert "on 2 different sets of reviews, which can't be compared" in printed
-    accuracies = [(row[0], row[4]) for row in rows_of(printed) if row[0].startswith("**")]
+    accuracies = [(row[0], row[3]) for row in rows_of(printed) if row[0].startswith("**")]
     first, second = accuracies[:3], accuracies[3:]
     # Each table has its own best in bold, and a key may stand in both.
     assert first == [("**1**", "**80.0**"), ("**2**", "70.0"), ("**3**", "75.0")]
