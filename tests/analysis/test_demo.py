@@ -150,7 +150,10 @@ def page(trained):
             yield line.removeprefix("The page is at ").partition(";")[0]
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            try:
+                assert process.wait(60) == 130
+            finally:
+                process.kill()
 
 
 @pytest.fixture(scope="module")
