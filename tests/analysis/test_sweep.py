@@ -8,6 +8,7 @@ import pytest
 from analysis import sweep
 from analysis.sweep import choose
 from config import InputError, load_config
+from helpers import small_config
 from train import run
 from training import jobs
 
@@ -42,12 +43,13 @@ def test_unknown_experiment_is_refused():
         sweep.sweep(["9"], Path("unused"))
 
 
-def test_sweep_runs_extends_writes_and_resumes(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        sweep,
-        "TRIAL",
-        ("profile=tiny", "train.epochs=1", "device=cpu", "model.embedding_size=8", "model.hidden_size=8"),
-    )
+def test_sweep_runs_extends_writes_and_resumes(monkeypatch, tmp_path, review_files):
+    small = small_config("1_lstm", review_files, tmp_path)
+    data = [
+        f"data.{name}={getattr(small.data, name)}" for name in ("source", "train", "validation", "test", "cache_dir")
+    ]
+    sizes = ["data.max_length=24", "model.embedding_size=8", "model.hidden_size=8"]
+    monkeypatch.setattr(sweep, "TRIAL", (*data, *sizes, "train.epochs=1", "device=cpu"))
     monkeypatch.setattr(sweep, "BATCH_SIZES", (32,))
     monkeypatch.setattr(sweep, "SEEDS", (0,))
     monkeypatch.setattr(sweep, "LEARNING_RATES", (1e-3, 3e-3, 1e-2))

@@ -37,8 +37,14 @@ from training.checkpoint import (
 from training.run_folder import RUN_FILES, STATE_FILES
 
 SAVING = ("train.epochs=2", "train.save_steps=2")
-FILES = ["model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"]
 DAMAGES = ["removed", "truncated", "flipped"]
+# Every file of a checkpoint, and every damage to what lists them.
+DAMAGED = [
+    *((name, "flipped") for name in ("model.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")),
+    *(("manifest.json", how) for how in DAMAGES),
+    ("model.safetensors", "truncated"),
+    ("random.safetensors", "removed"),
+]
 
 
 # ---------------------------------------------------------------- resuming
@@ -155,8 +161,7 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize(("name", "how"), DAMAGED)
 def test_damaged_checkpoint_is_skipped_with_a_warning(make_config, stop_at, caplog, name, how):
     config = make_config("5_transformer_prenorm", *SAVING)
     folder = interrupted(config, stop_at, 4)

@@ -91,35 +91,30 @@ def test_one_at_a_time_in_a_group_of_processes(monkeypatch):
     assert default_jobs(8, [CPU] * 8) == 1
 
 
-def test_runs_at_a_time_are_those_one_after_another(make_files, review_files, tmp_path, caplog):
+def test_runs_at_a_time_are_those_one_after_another_and_an_error_ends_its_run_alone(
+    make_files, review_files, tmp_path, caplog, capsys
+):
     caplog.set_level("INFO")
-    assert main([*make_files("together"), "jobs=2"]) == 0
+    files = make_files("together")
+    bad = small_config("7_transformer_postnorm", review_files, tmp_path / "bad", "train.learning_rate=1.0e+30")
+    assert main([*files, str(write_config(bad)), "jobs=2"]) == 1
+    assert "error: 1 of 3 runs ended with an error, printed above: 7\n" in capsys.readouterr().err
     lines = [record.getMessage() for record in caplog.records]
-    for experiment in PAIR:
+    assert any(line.startswith("7") and "non-finite (NaN/Inf)" in line for line in lines)
+    # The table's rows come last.
+    *rows, last = lines[-3:]
+    assert last.startswith("7")
+    assert last.endswith("not complete")
+    for experiment, row in zip(PAIR, rows, strict=True):
         alone = small_config(experiment, review_files, tmp_path / "alone" / experiment)
         summary = run(alone)
         together = read_metrics(tmp_path / "together" / experiment)
         for ours, theirs in zip(together, read_metrics(alone.run_dir), strict=True):
             # This process may have more threads, whose sums round differently.
             assert [ours[key] for key in DECIDED] == pytest.approx([theirs[key] for key in DECIDED], abs=1e-5)
-        said = [line for line in lines if line.startswith(experiment[0])]
-        assert any("best validation accuracy" in line for line in said)
-        # The table's row comes last.
-        assert f"{100 * summary['test_accuracy']:.1f}%" in said[-1]
-
-
-def test_error_ends_its_run_alone(make_files, tmp_path, caplog, capsys):
-    caplog.set_level("INFO")
-    first, second = make_files("runs")
-    text = Path(second).read_text()
-    Path(second).write_text(text.replace("learning_rate: 0.001", "learning_rate: 1.0e+30"))
-    assert main([first, second, "jobs=2"]) == 1
-    assert "error: 1 of 2 runs ended with an error, printed above: 5\n" in capsys.readouterr().err
-    lines = [record.getMessage() for record in caplog.records]
-    assert any(line.startswith("5") and "non-finite (NaN/Inf)" in line for line in lines)
-    assert (tmp_path / "runs" / PAIR[0] / "summary.json").is_file()
-    assert lines[-1].startswith("5")
-    assert lines[-1].endswith("not complete")
+        assert any(line.startswith(experiment[0]) and "best validation accuracy" in line for line in lines)
+        assert row.startswith(experiment[0])
+        assert f"{100 * summary['test_accuracy']:.1f}%" in row
 
 
 def test_stopped_batch_saves_every_state_and_resumes(make_files, tmp_path):
