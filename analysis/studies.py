@@ -71,7 +71,7 @@ def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> 
 
 def sweep_facts(folder: Path) -> dict:
     """The trials of `analysis.sweep`: by key of an experiment a row a setting, with the best validation accuracy of
-    each seed, and which was chosen; and the same of the finalists, where they were trained.
+    each seed, and which was chosen; and the same of the finalists.
 
     Args:
         folder: of its `trials.json` and runs.
@@ -88,11 +88,12 @@ def sweep_facts(folder: Path) -> dict:
         accuracies = row["best_validation_accuracy"]
         row |= {"architecture": run.summary["architecture"], "mean": float(np.mean(accuracies))}
         trials.setdefault(run.key, []).append(row)
-    for row in log.get("finals", []):
+    for row in log["finals"]:
         finals.setdefault(row["experiment"].partition("_")[0], []).append(row)
     data, epochs = run.summary["data"], run.summary["epochs"]
     return {"seeds": log["seeds"], "training_reviews": data["train"], "validation_reviews": data["validation"]} | {
         "epochs": epochs,
+        "full_seed": log["full_seed"],
         "trials": trials,
         "finals": finals,
     }

@@ -11,7 +11,7 @@ from analysis.figures import accuracy_by_size, sweep_curves
 from analysis.logs import load_run, load_runs
 from analysis.statistics import share_interval
 from analysis.studies import mean_accuracy, size_facts, sweep_facts
-from analysis.sweep import choose, run_folder
+from analysis.sweep import choose, finalists, run_folder
 from config import InputError
 from helpers import write_run_folder
 
@@ -105,7 +105,9 @@ def sweep(tmp_path):
         rows.append({**row, "best_validation_accuracy": accuracies})
     final = {"experiment": "4_lstm_attention", "learning_rate": 1e-3, "batch_size": 32, "chosen": True}
     final["best_validation_accuracy"] = [0.9]
-    (tmp_path / "trials.json").write_text(json.dumps({"seeds": [0, 1], "trials": rows, "finals": [final]}))
+    (tmp_path / "trials.json").write_text(
+        json.dumps({"seeds": [0, 1], "full_seed": 1, "trials": rows, "finals": [final]})
+    )
     return tmp_path
 
 
@@ -147,3 +149,12 @@ def test_committed_choices_are_those_of_the_rule():
     for experiment, (rate, _) in chosen.items():
         rates = {rate for rate, _ in accuracies[experiment]}
         assert min(rates) < rate < max(rates), f"{experiment}: the best rate is at the grid's edge"
+    finals = {}
+    for row in log["finals"]:
+        setting = (row["learning_rate"], row["batch_size"])
+        run = load_run(run_folder(row["experiment"], setting, log["full_seed"], folder / "full"))
+        assert [run.summary["best_validation_accuracy"]] == row["best_validation_accuracy"]
+        finals.setdefault(row["experiment"], {})[setting] = row["best_validation_accuracy"]
+    assert finals.keys() == accuracies.keys()
+    for experiment, settings in finals.items():
+        assert list(settings) == finalists(accuracies[experiment])
