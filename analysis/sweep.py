@@ -8,11 +8,11 @@ reviews. The rule, fixed before the first trial: each experiment gets the grid b
 highest mean over the seeds is best, at a tie the lower learning rate, then the smaller batch. Where the best stands at
 the edge of the grid, one more rate is tried there, until it does not.
 
-A second stage was added when the first full runs with these settings did worse than those of the first edition, which
-had lower rates and one epoch more. A hypothesis: a schedule three times as long spends more steps near its peak, so
-that a lower rate suits it. Two finalists of each experiment, the best setting and the best one with a lower learning
-rate, are trained at full length by one seed. The one with the higher best validation accuracy is chosen. The test split
-is not looked at in either stage. Writes `trials.json` to the output folder: all trials and the choices.
+A second stage was added when the first full runs with these settings did worse than earlier ones, which had lower rates
+and one epoch more. A hypothesis: a schedule three times as long spends more steps near its peak, so that a lower rate
+suits it. Two finalists of each experiment, the best setting and the best one with a lower learning rate, are trained at
+full length by one seed. The one with the higher best validation accuracy is chosen. The test split is not looked at in
+either stage. Writes `trials.json` to the output folder: all trials and the choices.
 """
 
 import training  # noqa: F401  before torch
