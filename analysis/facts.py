@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from analysis.comparisons import compare_pairs
-from analysis.logs import Run, by_key, check_same_data, identify, load_runs
+from analysis.logs import Run, by_key, check_same_data, has_train_sample, identify, load_runs
 from analysis.statistics import SIGNIFICANCE_LEVEL
 from analysis.studies import mean_accuracy, size_facts, sweep_facts
 from config import InputError, load_config, read_json
@@ -150,8 +150,7 @@ def curve_facts(run: Run) -> dict:
         raise InputError(
             f"{run.folder / 'metrics.jsonl'}: no evaluation after step {best_step}, the best one in summary.json"
         )
-    train_accuracy = last.get("train_sample_accuracy")
-    train_accuracy = last["train_accuracy"] if train_accuracy is None else train_accuracy
+    train_accuracy = last["train_sample_accuracy" if has_train_sample(run) else "train_accuracy"]
     seconds = [line["train_seconds"] for line in run.metrics]
     above = [at for at, accuracy in zip(seconds, accuracies, strict=True) if accuracy >= LEVEL]
     return {
@@ -168,9 +167,14 @@ def curve_facts(run: Run) -> dict:
 
 
 def curves_by_seed(runs: Sequence[Run]) -> dict[str, list]:
-    """`curve_facts` of each seed of an experiment, by name of the metric."""
+    """`curve_facts` of each seed of an experiment, by name of the metric; the accuracy on training reviews and the gap
+    of those seeds only that have a fixed training sample, where some have one."""
     by_seed = [curve_facts(run) for run in runs]
-    return {name: [facts[name] for facts in by_seed] for name in by_seed[0]}
+    curves = {name: [facts[name] for facts in by_seed] for name in by_seed[0]}
+    sampled = [facts for run, facts in zip(runs, by_seed, strict=True) if has_train_sample(run)]
+    if sampled:
+        curves |= {name: [facts[name] for facts in sampled] for name in ("train_accuracy", "accuracy_gap")}
+    return curves
 
 
 def gpu_facts(runs: Sequence[Run]) -> dict:

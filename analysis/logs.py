@@ -128,6 +128,11 @@ def check_same_data(runs: Sequence[Run], keys: Sequence[str] = _DATA_KEYS) -> No
                 )
 
 
+def has_train_sample(run: Run) -> bool:
+    """Whether its accuracy on training reviews is that on a fixed sample, without dropout."""
+    return run.summary.get("train_sample_accuracy") is not None
+
+
 def files_of_runs(run_dirs: Sequence[Path]) -> list[Path]:
     """The logs in run folders, which no output may replace."""
     return [run_dir / name for run_dir in run_dirs for name in RUN_FILES]

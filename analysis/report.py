@@ -21,19 +21,20 @@ from matplotlib.figure import Figure
 
 from analysis import figures, robustness_figures
 from analysis.facts import BYTES_PER_GIB, collect_facts
-from analysis.logs import Run, by_data, by_key, check_same_data, identify, load_runs
+from analysis.logs import Run, by_data, by_key, check_same_data, has_train_sample, identify, load_runs
 from config import InputError, RunError, read_json
 from training.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "report" / "report.typ"
 MEMORY_LOG = ROOT / "benchmarks" / "memory.json"
-# Header of a column, and its accuracy or cell from a run's summary.
+# Header of a column, and its accuracies from the seeds of an experiment.
 ACCURACY_COLUMNS = (
-    ("train acc. (%)", lambda s: _train_accuracy(s)),
-    ("best val. acc. (%)", lambda s: s["best_validation_accuracy"]),
-    ("test acc. (%)", lambda s: s["test_accuracy"]),
+    ("train acc. (%)", lambda runs: _train_accuracies(runs)),
+    ("best val. acc. (%)", lambda runs: [run.summary["best_validation_accuracy"] for run in runs]),
+    ("test acc. (%)", lambda runs: [run.summary["test_accuracy"] for run in runs]),
 )
+# And its cell from the summary of the first.
 COST_COLUMNS = (
     ("train time (s)", lambda s: f"{s['train_seconds']:.0f}"),
     ("test time (s)", lambda s: f"{s['test_seconds']:.0f}"),
@@ -181,12 +182,11 @@ def results_cells(runs: Sequence[Run], bold: str, seeds: Sequence[Run] = ()) -> 
     best = max((_mean_validation(group) for group in groups.values() if group[0].is_assigned), default=None)
     rows = []
     for name, group in groups.items():
-        summaries = [run.summary for run in group]
-        row = [bold.format(name), summaries[0]["architecture"]]
-        row += [_mean_cell([accuracy(summary) for summary in summaries]) for _, accuracy in ACCURACY_COLUMNS]
+        row = [bold.format(name), group[0].summary["architecture"]]
+        row += [_mean_cell(accuracies(group)) for _, accuracies in ACCURACY_COLUMNS]
         if group[0].is_assigned and _mean_validation(group) == best:
             row[BEST_COLUMN] = bold.format(row[BEST_COLUMN])
-        rows.append([*row, *(cell(summaries[0]) for _, cell in COST_COLUMNS)])
+        rows.append([*row, *(cell(group[0].summary) for _, cell in COST_COLUMNS)])
     return ["#", "model", *(name for name, _ in (*ACCURACY_COLUMNS, *COST_COLUMNS))], rows
 
 
@@ -250,17 +250,16 @@ def _mean_cell(shares: Sequence[float]) -> str:
     return mean if len(shares) == 1 else f"{mean} ± {100 * np.std(shares, ddof=1):.1f}"
 
 
-def _train_accuracy(summary: dict) -> float:
-    """At the end of training: on the fixed sample, or of a run without one the running accuracy."""
-    on_sample = summary.get("train_sample_accuracy")
-    return summary["train_accuracy"] if on_sample is None else on_sample
+def _train_accuracies(runs: Sequence[Run]) -> list[float]:
+    """At the end of training: on the fixed sample, of the seeds that have one; the running ones where none has."""
+    on_sample = [run.summary["train_sample_accuracy"] for run in runs if has_train_sample(run)]
+    return on_sample or [run.summary["train_accuracy"] for run in runs]
 
 
 def _train_accuracy_meaning(runs: Sequence[Run]) -> str:
     on_sample = "at the end of training, on a fixed sample of the training reviews, without dropout"
     running = "over the training reviews between the last two evaluations, with dropout on"
-    neural = [run.summary for run in runs if run.summary["experiment"]]
-    has_sample = {summary.get("train_sample_accuracy") is not None for summary in neural}
+    has_sample = {has_train_sample(run) for run in runs if run.summary["experiment"]}
     if len(has_sample) > 1:
         return f"{on_sample}, where there is one; else {running}"
     return on_sample if True in has_sample else running

@@ -41,7 +41,7 @@ def test_seconds_to_a_level_are_those_of_the_first_evaluation_that_reaches_it(tm
 
 
 def test_gap_is_that_of_the_training_sample_where_there_is_one(tmp_path):
-    run = load_run(write_run_folder(tmp_path / "run", "1"))
+    run = load_run(write_run_folder(tmp_path / "run", "1", train_sample_accuracy=0.95))
     run.metrics[-1]["train_sample_accuracy"] = 0.95
     facts = curve_facts(run)
     assert (facts["train_accuracy"], facts["accuracy_gap"]) == (0.95, pytest.approx(0.2))
@@ -58,6 +58,11 @@ def test_curves_have_a_value_for_each_seed(tmp_path):
     runs[1].metrics[-1]["validation_accuracy"] = 0.7
     assert curves_by_seed(runs)["accuracy_gap"] == pytest.approx([0.15, 0.2])
     assert curves_by_seed(runs)["num_evaluations"] == [3, 3]
+    # A running accuracy does not enter a mean with those on a fixed sample.
+    sampled = load_run(write_run_folder(tmp_path / "2", "1", 2, train_sample_accuracy=0.99))
+    sampled.metrics[-1]["train_sample_accuracy"] = 0.99
+    curves = curves_by_seed([*runs, sampled])
+    assert (curves["train_accuracy"], curves["num_evaluations"]) == ([0.99], [3, 3, 3])
 
 
 def test_gpu_memory_is_of_runs_on_a_gpu_only(tmp_path):

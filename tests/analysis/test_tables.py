@@ -55,12 +55,17 @@ def test_further_seeds_enter_the_table_as_means_with_their_standard_deviation(lo
     assert by_name["**1**"]["best val. acc. (%)"] == "**80.0**"
     assert "means over the seeds ± their standard deviation" in table_caption(load_runs(logs), seeds)
     assert "standard deviation" not in table_caption(load_runs(logs))
+    # A running accuracy does not enter a mean with those on a fixed sample.
+    assert by_name["**2**"]["train acc. (%)"] == "91.0 ± 0.0"
+    write_run_folder(logs / "seeds" / "c", "2", seed=2, train_sample_accuracy=0.88, **accuracies)
+    table = results_table(load_runs(logs), load_runs(logs / "seeds"))
+    assert rows_of(table)[3][2] == "88.0"
     # The mean decides, not the first seed.
     write_run_folder(logs / "seeds" / "b", "1", seed=1, best_validation_accuracy=0.6)
     rows = rows_of(results_table(load_runs(logs), load_runs(logs / "seeds")))
-    assert [row[3] for row in rows[2:]] == ["70.0 ± 14.1", "73.0 ± 4.2", "**75.0**"]
+    assert [row[3] for row in rows[2:]] == ["70.0 ± 14.1", "74.0 ± 3.5", "**75.0**"]
     latex = results_latex(load_runs(logs), load_runs(logs / "seeds"))
-    assert r"73.0 $\pm$ 4.2" in latex
+    assert r"74.0 $\pm$ 3.5" in latex
     assert r"\textbf{75.0}" in latex
 
 
