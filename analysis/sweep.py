@@ -12,7 +12,8 @@ A second stage was added when the first full runs with these settings did worse 
 and one epoch more. A hypothesis: a schedule three times as long spends more steps near its peak, so that a lower rate
 suits it. Two finalists of each experiment, the best setting and the best one with a lower learning rate, are trained at
 full length by one seed. The one with the higher best validation accuracy is chosen. The test split is not looked at in
-either stage. Writes `trials.json` to the output folder: all trials and the choices.
+either stage. Writes `trials.json` to the output folder: all trials and the choices. What the profile imdb uses, and
+why, is in the report.
 """
 
 import training  # noqa: F401  before torch
