@@ -29,7 +29,7 @@ from analysis.logs import files_of_runs, identify, load_run
 from analysis.robustness_figures import figure_paths, write_figures
 from analysis.statistics import check_classes, is_correct, mcnemar_p, paired_interval
 from config import InputError, load_config
-from data import balanced_subset, file_digest, load_reviews, read_file, write_text
+from data import balanced_subset, file_digest, load_reviews, read_file, warn_of_few_reviews, write_text
 from models import WEIGHTS
 from perturbations import LETTER_EDITS, PERTURBATIONS, WORD, WORD_EDITS, perturb
 from predict import TrainedModel, predicted_labels
@@ -570,6 +570,9 @@ def _read_sample(run_dir: Path, data: Path | None, num_reviews: int | None, seed
         split = splits.validation
         texts, labels, where = list(split.texts), split.labels, f"validation split of {run_dir}"
     check_classes(labels, where)
+    if data is not None:
+        # Those of a split have been counted where they were read.
+        warn_of_few_reviews(where, labels)
     sample = Sample(texts, labels, seed, list(splits.train.texts))
     return sample if num_reviews is None else balanced_sample(sample, num_reviews)
 

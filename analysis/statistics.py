@@ -4,7 +4,6 @@ import numpy as np
 from scipy.stats import binomtest, norm, t
 
 from config import InputError
-from data import warn_of_few_reviews
 from predict import predicted_labels
 from sources.files import LABELS
 
@@ -18,11 +17,10 @@ def is_correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def check_classes(labels: np.ndarray, where: str) -> None:
-    """Refuse (`InputError`) reviews of one class only, on which no accuracy is a result; warn of few of a class."""
+    """Refuse (`InputError`) reviews of one class only, on which no accuracy is a result."""
     for label, name in enumerate(LABELS):
         if not (labels == label).any():
             raise InputError(f"{where}: none of the {len(labels)} reviews is {name}; both classes are needed")
-    warn_of_few_reviews(where, labels)
 
 
 def paired_interval(lost: int, won: int, count: int, level: float = 0.95) -> tuple[float, float]:

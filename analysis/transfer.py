@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from analysis.logs import Run, files_of_runs, identify, load_run
 from analysis.statistics import check_classes, is_correct, share_interval
-from data import read_file, write_text
+from data import read_file, warn_of_few_reviews, write_text
 from predict import TrainedModel, predicted_labels
 from training.command import check_output, run_command
 from training.device import device_name, pick_device
@@ -53,6 +53,7 @@ def zero_shot_transfer(run_dirs: Sequence[Path], data: Path) -> dict:
     reviews = read_file(data)
     texts, labels = list(reviews["text"]), np.array(reviews["label"])
     check_classes(labels, str(data))
+    warn_of_few_reviews(str(data), labels)
     return {
         "data": data.name,
         "reviews": len(labels),

@@ -30,9 +30,11 @@ def other_reviews(tmp_path):
     return path
 
 
-def test_accuracy_is_measured_on_the_reviews_of_the_file(trained, other_reviews, tmp_path, capsys):
+def test_accuracy_is_measured_on_the_reviews_of_the_file(trained, other_reviews, tmp_path, capsys, caplog):
     output = tmp_path / "x.json"
     assert main([str(trained / "first"), "--data", str(other_reviews), "--output", str(output)]) == 0
+    counts = f"{other_reviews} has 2 negative and 2 positive reviews"
+    assert f"warning: {counts}; with fewer than 30 of a class, its metrics are rough" in caplog.messages
     log = json.loads(output.read_text())
     positive = predict(trained / "first", TEXTS) >= 0.5
     model = log["models"]["1"]
