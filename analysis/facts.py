@@ -18,6 +18,8 @@ from config import InputError, load_config, read_json
 BYTES_PER_GIB = 2**30
 # The pairs that the report asks about: each experiment against the one that it builds on.
 ASSIGNED_PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
+# With attention against every LSTM without it, not only the one of which it is the next step.
+ATTENTION_PAIRS = (("4", "2"), ("4", "1"))
 BASELINE_PAIRS = (("8t", "0"), ("0w", "0"))
 # Is it attention or pooling? The assigned attention against the mean, without and with an LSTM below it.
 POOLING_PAIRS = (("1e", "4"), ("1m", "4"), ("2m", "4"), ("3m", "4"))
@@ -35,6 +37,8 @@ ROBUSTNESS_KEYS = (
 EDGE_TOKENS = 32
 # Validation accuracy to which training is timed.
 LEVEL = 0.85
+# Validation accuracy at which a model has begun to learn; both classes are equally frequent.
+START_LEVEL = 0.6
 
 
 def collect_facts(folder: Path, memory: Path) -> dict:
@@ -133,7 +137,8 @@ def curve_facts(run: Run) -> dict:
         `validation_loss_rise` (nats): last validation loss minus its minimum. `train_accuracy` at the end: that of the
         fixed training sample, or of a run without one, that since the evaluation before, with dropout on.
         `accuracy_gap`: it minus the validation accuracy at the end. `largest_accuracy_drop`: of validation accuracy
-        from one evaluation to the next. `best_step_share`: share of the steps after which the best model was reached;
+        from one evaluation to the next. `start_step_share`: share of the steps after which the validation accuracy was
+        first at least `START_LEVEL`, None if it never was; `best_step_share`: after which the best model was reached;
         `seconds_to_best`: of training until then; `seconds_to_level`: until the first evaluation with a validation
         accuracy of at least `LEVEL`, None if there is none. Also the validation accuracy of the first evaluation and
         the number of evaluations.
@@ -153,11 +158,13 @@ def curve_facts(run: Run) -> dict:
     train_accuracy = last["train_sample_accuracy" if has_train_sample(run) else "train_accuracy"]
     seconds = [line["train_seconds"] for line in run.metrics]
     above = [at for at, accuracy in zip(seconds, accuracies, strict=True) if accuracy >= LEVEL]
+    started = [line["step"] for line in run.metrics if line["validation_accuracy"] >= START_LEVEL]
     return {
         "validation_loss_rise": losses[-1] - min(losses),
         "train_accuracy": train_accuracy,
         "accuracy_gap": train_accuracy - accuracies[-1],
         "largest_accuracy_drop": max([0.0, *drops]),
+        "start_step_share": started[0] / last["step"] if started else None,
         "best_step_share": best_step / last["step"],
         "seconds_to_best": best[0]["train_seconds"],
         "seconds_to_level": min(above, default=None),
@@ -287,6 +294,7 @@ def _report_pairs(ranking: list[str], from_scratch: list[str]) -> list[tuple[str
     """The pairs that the report compares; the first of a pair is the one of which the sentence speaks."""
     return [
         *ASSIGNED_PAIRS,
+        *ATTENTION_PAIRS,
         *zip(ranking, ranking[1:2], strict=False),
         ("8t", "8"),
         (ranking[0], "0"),

@@ -40,6 +40,16 @@ def test_seconds_to_a_level_are_those_of_the_first_evaluation_that_reaches_it(tm
     assert curve_facts(run)["seconds_to_level"] == 4.2
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "share"), [((0.59, 0.6, 0.5), 2 / 3), ((0.6, 0.5, 0.5), 1 / 3), ((0.5, 0.5, 0.59), None)]
+)
+def test_learning_starts_at_the_first_evaluation_with_60_percent(tmp_path, accuracies, share):
+    run = load_run(write_run_folder(tmp_path / "run", "1"))
+    for line, accuracy in zip(run.metrics, accuracies, strict=True):
+        line["validation_accuracy"] = accuracy
+    assert curve_facts(run)["start_step_share"] == (share and pytest.approx(share))
+
+
 def test_gap_is_that_of_the_training_sample_where_there_is_one(tmp_path):
     run = load_run(write_run_folder(tmp_path / "run", "1", train_sample_accuracy=0.95))
     run.metrics[-1]["train_sample_accuracy"] = 0.95
