@@ -58,6 +58,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
     facts = {
         **describe(runs, [*seeds, *variants]),
         "accuracies": {key: mean_accuracy(group) for key, group in by_key(all_runs).items()},
+        "variants": {key: run_facts(group) for key, group in by_key(variants).items()},
         "curves": {key: curves_by_seed(group) for key, group in by_key(all_runs).items() if key[0] != "0"},
         "memory": read_json(memory)["rows"],
         "robustness": robustness_facts(read_json(folder / "robustness.json")),
