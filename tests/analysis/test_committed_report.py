@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis import report
+from analysis.facts import describe
+from analysis.logs import load_runs
 from analysis.report import ClaimError, write_report
 from config import InputError
 
@@ -84,6 +86,66 @@ def test_notebook_outputs_match_the_committed_report_without_warnings():
         assert comparison["verdict"] in shown
     assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code"), "a cell that was not executed"
     assert path.stat().st_size < 3_000_000
+
+
+def comparison(facts, pair):
+    return facts["comparisons"][pair]
+
+
+def between(facts, state, *keys):
+    return [facts["saliency"][state][key]["between"] for key in keys]
+
+
+def saved(row):
+    return row["saved_bytes"]
+
+
+def differ_as_runs_only(facts):
+    """Whether the runs of seed 0 of 3 and 2 differ significantly, though over the seeds the experiments do not."""
+    runs = describe(load_runs(LOGS / "imdb"))["comparisons"]["3-2"]
+    return runs["significant"] and not comparison(facts, "3-2")["significant"]
+
+
+# Sentences of the notebook that interpret, and what must hold of the facts.
+SENTENCES = {
+    "In **1** and **2** (their lines coincide) the gradient has vanished after some thirty tokens": lambda facts: (
+        between(facts, "untrained", "1") == between(facts, "untrained", "2")
+        and max(between(facts, "untrained", "1")) < 0.001
+        and facts["saliency"]["untrained"]["1"]["last"] < 0.001
+    ),
+    "so it sees both ends and nothing between": lambda facts: (
+        max(between(facts, "untrained", "3")) < 0.001 and 0.2 < facts["saliency"]["untrained"]["3"]["last"] < 0.8
+    ),
+    "compare **3** and **2** in the two lists": differ_as_runs_only,
+    "its other seeds end level with **2**": lambda facts: (
+        facts["accuracies"]["3"]["by_seed"][0] < 0.8
+        and all(abs(one - facts["accuracies"]["2"]["mean"]) < 0.02 for one in facts["accuracies"]["3"]["by_seed"][1:])
+    ),
+    "is level with **4**": lambda facts: (
+        comparison(facts, "1m-1")["low"] > 0
+        and comparison(facts, "1m-1")["significant"]
+        and not comparison(facts, "1m-4")["significant"]
+        and abs(comparison(facts, "1m-4")["difference"]) < 0.01
+    ),
+    "scores higher than **1**. What counts": lambda facts: (
+        comparison(facts, "1e-1")["significant"] and comparison(facts, "1e-1")["difference"] > 0
+    ),
+    "more than half of the gradient of **1** and **2** now comes from between the ends": lambda facts: (
+        min(between(facts, "trained", "1", "2")) > 0.5
+    ),
+    "it is less than a third": lambda facts: between(facts, "trained", "3")[0] < 1 / 3,
+    "the frozen encoder saves next to nothing, and with all its layers trained most of all": lambda facts: (
+        [min(facts["memory"], key=saved)["key"], max(facts["memory"], key=saved)["key"]] == ["8", "8t"]
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_sentences_of_the_notebook_hold(sentence):
+    cells = json.loads((ROOT / "main.ipynb").read_text())["cells"]
+    text = " ".join(" ".join("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
+    assert sentence in text
+    assert SENTENCES[sentence](json.loads((COMMITTED / "facts.json").read_text()))
 
 
 @pytest.mark.parametrize(
