@@ -118,7 +118,8 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
 
 
 def answer(facts: dict) -> str:
-    """The answer as README leads with it, in Markdown: a line each on the best, the fastest and the linear baseline."""
+    """The answer as README leads with it, in Markdown: a line each on the best, the fastest, attention and the linear
+    baseline."""
     best, second, fastest = facts["ranking"][0], facts["ranking"][1], facts["fastest"]
     scratch, baseline = facts["best_from_scratch"], facts["runs"]["0"]
     verdicts = {pair: comparison["verdict"] for pair, comparison in facts["comparisons"].items()}
@@ -134,10 +135,21 @@ def answer(facts: dict) -> str:
     lines += [
         f"The fastest to train is {_named(facts, fastest)}: {_test_accuracy(facts, fastest)} after {minutes:.0f} "
         "minutes.",
+        *_pooling_lines(verdicts),
         f"The linear baseline (TF-IDF + logistic regression) reaches {_test_accuracy(facts, '0')} after "
         f"{baseline['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}.",
     ]
     return "\n".join(lines)
+
+
+def _pooling_lines(verdicts: dict[str, str]) -> list[str]:
+    """Whether attention matters or how the steps are read; nothing where variant 1m is missing."""
+    if not {"1m-1", "1m-4"} <= verdicts.keys():
+        return []
+    return [
+        "Is it attention, or pooling? A control has no attention: **1m** is **1** read at the mean over its steps, not at "
+        f"the first. {verdicts['1m-1']}. {verdicts['1m-4']}."
+    ]
 
 
 def results_table(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> str:

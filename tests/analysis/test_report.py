@@ -168,11 +168,11 @@ def test_answer_names_a_best_model_from_scratch_once(changed_logs, template, one
 
 def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, template, one_figure, tmp_path):
     # Folder names say nothing of key and seed.
-    for key, mistakes in (("8", (32, 26)), ("4", (30, 22)), ("4d", (10, 12))):
+    for key, mistakes in (("8", (32, 26)), ("4", (30, 22)), ("4d", (10, 12)), ("1m", (24,))):
         for seed, number in enumerate(mistakes, start=1):
-            place = "ablation" if key == "4d" else "seeds"
+            place = "ablation" if len(key) > 1 else "seeds"
             metrics = {"test_accuracy": 1 - number / 200, "best_validation_accuracy": {"8": 0.9}.get(key, 0.85)}
-            folder = changed_logs / place / f"{'ab'[key == '8']}{seed}"
+            folder = changed_logs / place / f"{key[::-1]}{seed}"
             write_run_folder(folder, key, seed, range(number), num_reviews=200, **metrics)
     facts = build(changed_logs, tmp_path / "out")
     assert facts["accuracies"]["8"]["seeds"] == [0, 1, 2]
@@ -187,6 +187,10 @@ def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, 
     answer = (tmp_path / "out" / "answer.md").read_text()
     assert "has the best validation accuracy, with 87.0% test accuracy (mean of 3 seeds). " in answer
     assert ", 3 seeds each, 200 test reviews)" in answer
+    pooling = next(line for line in answer.splitlines() if line.startswith("Is it attention, or pooling?"))
+    assert pooling.endswith(
+        ". ".join(["", *(facts["comparisons"][pair]["verdict"] for pair in ("1m-1", "1m-4"))]) + "."
+    )
 
 
 def test_two_runs_of_one_key_and_seed_are_refused(changed_logs, template, one_figure, memory_log, tmp_path, capsys):
