@@ -147,8 +147,8 @@ def _pooling_lines(verdicts: dict[str, str]) -> list[str]:
     if not {"1m-1", "1m-4"} <= verdicts.keys():
         return []
     return [
-        "Is it attention, or pooling? A control has no attention: **1m** is **1** read at the mean over its steps, not at "
-        f"the first. {verdicts['1m-1']}. {verdicts['1m-4']}."
+        "Is it attention, or pooling? A control has no attention: **1m** is **1** read at the mean over its steps, not "
+        f"at the first. {verdicts['1m-1']}. {verdicts['1m-4']}."
     ]
 
 

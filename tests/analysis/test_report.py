@@ -188,9 +188,7 @@ def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, 
     assert "has the best validation accuracy, with 87.0% test accuracy (mean of 3 seeds). " in answer
     assert ", 3 seeds each, 200 test reviews)" in answer
     pooling = next(line for line in answer.splitlines() if line.startswith("Is it attention, or pooling?"))
-    assert pooling.endswith(
-        ". ".join(["", *(facts["comparisons"][pair]["verdict"] for pair in ("1m-1", "1m-4"))]) + "."
-    )
+    assert all(facts["comparisons"][pair]["verdict"] in pooling for pair in ("1m-1", "1m-4"))
 
 
 def test_two_runs_of_one_key_and_seed_are_refused(changed_logs, template, one_figure, memory_log, tmp_path, capsys):
