@@ -119,8 +119,16 @@ def ends_level_where_it_learns(facts):
     return any(soon) and all(abs(one - mean_of_2) < 0.02 for one, is_soon in zip(of_3, soon, strict=True) if is_soon)
 
 
+def take_two_and_a_half_hours(facts):
+    """Whether the committed runs of the eight, training and evaluations, take that long in all."""
+    summaries = [run.summary for run in load_runs(LOGS / "imdb") if run.is_assigned]
+    hours = sum(summary["train_seconds"] + summary["evaluation_seconds"] for summary in summaries) / 3600
+    return 2.25 < hours < 2.75
+
+
 # Sentences of the notebook that interpret, and what must hold of the facts.
 SENTENCES = {
+    "two and a half hours on one CPU thread": take_two_and_a_half_hours,
     "In **1** and **2** (their lines coincide) the gradient has vanished after some thirty tokens": lambda facts: (
         between(facts, "untrained", "1") == between(facts, "untrained", "2")
         and max(between(facts, "untrained", "1")) < 0.001
