@@ -157,21 +157,24 @@ def curve_facts(run: Run) -> dict:
             f"{run.folder / 'metrics.jsonl'}: no evaluation after step {best_step}, the best one in summary.json"
         )
     train_accuracy = last["train_sample_accuracy" if has_train_sample(run) else "train_accuracy"]
-    seconds = [line["train_seconds"] for line in run.metrics]
-    above = [at for at, accuracy in zip(seconds, accuracies, strict=True) if accuracy >= LEVEL]
-    started = [line["step"] for line in run.metrics if line["validation_accuracy"] >= START_LEVEL]
+    start = _first_reaching(run, START_LEVEL)
     return {
         "validation_loss_rise": losses[-1] - min(losses),
         "train_accuracy": train_accuracy,
         "accuracy_gap": train_accuracy - accuracies[-1],
         "largest_accuracy_drop": max([0.0, *drops]),
-        "start_step_share": started[0] / last["step"] if started else None,
+        "start_step_share": start["step"] / last["step"] if start else None,
         "best_step_share": best_step / last["step"],
         "seconds_to_best": best[0]["train_seconds"],
-        "seconds_to_level": min(above, default=None),
+        "seconds_to_level": _first_reaching(run, LEVEL).get("train_seconds"),
         "first_validation_accuracy": accuracies[0],
         "num_evaluations": len(accuracies),
     }
+
+
+def _first_reaching(run: Run, level: float) -> dict:
+    """The first evaluation with at least that validation accuracy; empty if there is none."""
+    return next((line for line in run.metrics if line["validation_accuracy"] >= level), {})
 
 
 def curves_by_seed(runs: Sequence[Run]) -> dict[str, list]:
