@@ -557,3 +557,12 @@ def test_controls_have_a_panel_each_with_every_model_at_every_amount(reference):
         assert values == pytest.approx([100 * row["drop"] for row in rows])
         assert len(values) == 3
     plt.close("all")
+
+
+def test_few_reviews_of_a_class_in_a_file_are_warned_of(trained, tmp_path, caplog):
+    reviews = tmp_path / "few.csv"
+    reviews.write_text("text,label\ngood,1\nbad,0\nfine,1\n")
+    arguments = [str(trained[0]), "--data", str(reviews), "--output", str(tmp_path / "x.json")]
+    assert main([*arguments, "--amounts", "0.5", "--attack", "0"]) == 0
+    counts = f"{reviews} has 1 negative and 2 positive reviews"
+    assert f"warning: {counts}; with fewer than 30 of a class, its metrics are rough" in caplog.messages
