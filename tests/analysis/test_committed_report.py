@@ -146,14 +146,15 @@ SENTENCES = {
         and not comparison(facts, "1m-4")["significant"]
         and abs(comparison(facts, "1m-4")["difference"]) < 0.01
     ),
-    "scores higher than **1**. What counts": lambda facts: (
+    "scores higher than **1**. So it is not the attention": lambda facts: (
         comparison(facts, "1e-1")["significant"] and comparison(facts, "1e-1")["difference"] > 0
     ),
+    "**5m** is no better": lambda facts: not comparison(facts, "5m-5")["significant"],
     "more than half of the gradient of **1** and **2** now comes from between the ends": lambda facts: (
         min(between(facts, "trained", "1", "2")) > 0.5
     ),
     "it is less than a third": lambda facts: between(facts, "trained", "3")[0] < 1 / 3,
-    "the frozen encoder saves next to nothing, and with all its layers trained most of all": lambda facts: (
+    "the frozen encoder saves the least, and with all its layers trained the most": lambda facts: (
         [min(facts["memory"], key=saved)["key"], max(facts["memory"], key=saved)["key"]] == ["8", "8t"]
     ),
 }
