@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.comparisons import compare_pairs
 from analysis.logs import Run, by_key, check_same_data, has_train_sample, identify, load_runs
-from analysis.statistics import SIGNIFICANCE_LEVEL
+from analysis.statistics import SIGNIFICANCE_LEVEL, accuracy_interval
 from analysis.studies import mean_accuracy, size_facts, sweep_facts
 from config import InputError, load_config, read_json
 
@@ -31,7 +31,7 @@ HYPER_PARAMETERS = (
 )
 ROBUSTNESS_KEYS = (
     *("accuracy", "drop", "adjusted_p", "flip_rate", "probability_change"),
-    *("num_targeted", "share_lowered", "share_flipped"),
+    *("num_targeted", "share_lowered", "share_flipped", "uncut"),
 )
 # Tokens at either end of a review that count as its beginning and its end.
 EDGE_TOKENS = 32
@@ -224,8 +224,9 @@ def robustness_facts(log: dict) -> dict:
     """What a log of `analysis.robustness` says, by condition, amount and model.
 
     Returns:
-        `drops` and `mechanisms` nested so, `controls` by condition, control, amount and model, `attacks` by model, and
-        of each condition, in `examples`, the review whose probability changed most at the smallest amount.
+        `drops` and `mechanisms` nested so, `controls` by condition, control, amount and model, `attacks` by model (with
+        the 95% interval of the accuracy after the last edit in `greedy_interval`), and of each condition, in
+        `examples`, the review whose probability changed most at the smallest amount.
     """
     drops, mechanisms, controls = {}, {}, {}
     for row in log["rows"]:
@@ -243,7 +244,10 @@ def robustness_facts(log: dict) -> dict:
         "drops": drops,
         "mechanisms": mechanisms,
         "controls": controls,
-        "attacks": {attack["model"]: attack for attack in log["attacks"]},
+        "attacks": {
+            attack["model"]: attack | {"greedy_interval": accuracy_interval(attack["greedy"][-1], attack["reviews"])}
+            for attack in log["attacks"]
+        },
         "examples": _clearest_examples(log["examples"]),
     }
 

@@ -116,6 +116,7 @@ class NamedModel:
     Args:
         name: unique among the models that are measured together: `4`, or `4 seed 1`.
         label: short name, such as `LSTM encoder-decoder + attention`.
+        seed: of its training.
         trained: the model.
         weights: digest of its weights.
         tokenization: the tokenizer's settings and the length limit; models in which they are equal share the tokens.
@@ -123,6 +124,7 @@ class NamedModel:
 
     name: str
     label: str
+    seed: int
     trained: TrainedModel
     weights: str
     tokenization: str
@@ -183,7 +185,8 @@ def load_models(run_dirs: Sequence[Path]) -> list[NamedModel]:
     for name, run in identify([load_run(run_dir) for run_dir in run_dirs]).items():
         weights = file_digest(run.folder / "best" / WEIGHTS)
         trained = TrainedModel(run.folder, _precision(run.folder))
-        models.append(NamedModel(name, run.summary["architecture"], trained, weights, _tokenization(trained)))
+        about = run.summary["architecture"], run.summary["seed"]
+        models.append(NamedModel(name, *about, trained, weights, _tokenization(trained)))
     return models
 
 
@@ -638,6 +641,7 @@ def _describe_model(model: NamedModel, clean: Clean, labels: np.ndarray) -> dict
     return {
         "model": model.name,
         "label": model.label,
+        "seed": model.seed,
         "accuracy": float(is_correct(clean.probabilities[model.name], labels).mean()),
         "max_length": model.trained.max_length,
     }

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.statistics import SIGNIFICANCE_LEVEL
+from analysis.statistics import SIGNIFICANCE_LEVEL, accuracy_interval
 
 MECHANISMS = (
     ("words_changed", "words changed (%)"),
@@ -149,14 +149,15 @@ def control_points(log: dict) -> Figure:
 
 
 def attack_curves(log: dict) -> Figure:
-    """Accuracy by the number of edited words: chosen by the attack (solid) and at random (dashed)."""
+    """Accuracy by the number of edited words: chosen by the attack (solid, with 95% intervals) and at random (dashed)."""
     figure, axis = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
     labels, colors = _labels(log), _colors(log)
     for attack in log["attacks"]:
-        model = attack["model"]
-        for search, style in (("greedy", "-"), ("random", "--")):
-            percents = [100 * accuracy for accuracy in attack[search]]
-            axis.plot(range(len(percents)), percents, style, color=colors[model])
+        color = colors[attack["model"]]
+        greedy, random = (100 * np.array(attack[search]) for search in ("greedy", "random"))
+        ends = 100 * np.array([accuracy_interval(accuracy, attack["reviews"]) for accuracy in attack["greedy"]]).T
+        axis.errorbar(range(len(greedy)), greedy, np.abs(ends - greedy), color=color, elinewidth=1)
+        axis.plot(range(len(random)), random, "--", color=color)
     styles = [Line2D([], [], color="0.3", linestyle=style) for style in ("-", "--")]
     axis.add_artist(axis.legend(styles, ["chosen by the attack", "at random"], loc="lower left", title="edited words"))
     axis.set(xlabel="number of edited words", ylabel="accuracy (%)", title="Accuracy under attack", ylim=(0, None))

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_sizes(options: argparse.Namespace) -> None:
-    """Run what is missing, the smallest sizes first.
+    """Run what is missing: every size by the first seed, the smallest first, then by the next seed.
 
     Raises:
         InputError: there is no such experiment, or reviews can't be read.
@@ -62,16 +62,14 @@ def train_sizes(options: argparse.Namespace) -> None:
     # Files that can't be read are refused before anything is trained.
     others = {path.name: read_file(path) for path in options.also}
     others["imdb"] = _imdb_test_reviews()
-    for size in EPOCHS:
-        runs = [(seed, [*_words(size, seed), *options.settings]) for seed in SEEDS[size]]
+    pairs = [(seed, size) for size in EPOCHS for seed in SEEDS[size]]
+    for seed, size in sorted(pairs, key=lambda pair: pair[0]):
+        words = [*_words(size, seed), *options.settings]
         folder = options.output / str(size or "all")
         if "0" in options.experiments:
-            for seed, words in runs:
-                _run_linear_baseline(words, folder, seed, others)
-        trials = [
-            [str(path), *words, f"run_dir={folder}/{path.stem}_seed{seed}"] for seed, words in runs for path in files
-        ]
-        run_missing(trials, partial(_write_transfer, others=others))
+            _run_linear_baseline(words, folder, seed, others)
+        runs = [[str(path), *words, f"run_dir={folder}/{path.stem}_seed{seed}"] for path in files]
+        run_missing(runs, partial(_write_transfer, others=others))
 
 
 def _experiment_file(name: str) -> Path:

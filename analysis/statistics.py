@@ -94,3 +94,8 @@ def share_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, f
     """
     interval = binomtest(hits, count).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """95% interval of an accuracy on `count` reviews, as of `share_interval`."""
+    return share_interval(round(accuracy * count), count)

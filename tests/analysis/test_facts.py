@@ -148,7 +148,7 @@ def test_robustness_facts_are_keyed_by_condition_amount_and_model():
             "rows": [row, {**row, "model": "8t seed 1", "adjusted_p": 0.05}],
             "mechanisms": [{"condition": "qwerty", "amount": 0.4, "tokens_added": 0.3}],
             "controls": [{**control, "amount": 0.4, "model": "4", "drop": 0.03, "drop_interval": [0.01, 0.05]}],
-            "attacks": [{"model": "4", "greedy": [0.8, 0.1]}],
+            "attacks": [{"model": "4", "reviews": 10, "greedy": [0.8, 0.1]}],
             "examples": [
                 {**example, "probability_after": 0.6},
                 {**example, "amount": 0.8, "probability_after": 0.9},
@@ -165,6 +165,8 @@ def test_robustness_facts_are_keyed_by_condition_amount_and_model():
     of_control = facts["controls"]["qwerty"]["qwerty_removed"]["0.4"]["4"]
     assert (of_control["low"], of_control["drop"]) == (0.01, 0.03)
     assert facts["attacks"]["4"]["greedy"] == [0.8, 0.1]
+    # Wilson's interval of 1 in 10, by hand: (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n) with z = 1.96.
+    assert facts["attacks"]["4"]["greedy_interval"] == pytest.approx((0.0179, 0.4042), abs=1e-4)
     assert facts["examples"]["qwerty"] == example
 
 

@@ -58,7 +58,7 @@ def robustness_log():
         "rows": rows,
         "mechanisms": [{"condition": "qwerty", "amount": a, **dict.fromkeys(parts, 0.1)} for a in (0.2, 0.8)],
         "controls": [],
-        "attacks": [{"model": "4", "greedy": [0.9, 0.5], "random": [0.9, 0.9]}],
+        "attacks": [{"model": "4", "reviews": 100, "greedy": [0.9, 0.5], "random": [0.9, 0.9]}],
         "examples": [],
     }
 

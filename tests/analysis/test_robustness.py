@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -515,6 +516,21 @@ def test_plots_name_models_by_key_and_short_name(reference):
     assert [label.get_text() for label in axis.get_xticklabels()] == names
     for figure in (amount_curves(reference, ["qwerty"]), attack_curves(reference)):
         assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    plt.close("all")
+
+
+def test_attack_curves_show_the_accuracies_with_intervals(reference):
+    axis = attack_curves(reference).axes[0]
+    for attack, curve in zip(reference["attacks"], axis.containers, strict=True):
+        line, _, (bars,) = curve
+        percents = [100 * accuracy for accuracy in attack["greedy"]]
+        assert line.get_ydata().tolist() == pytest.approx(percents)
+        for percent, ((_, low), (_, high)) in zip(percents, bars.get_segments(), strict=True):
+            # Half the width of a Wald interval is near that of Wilson's, away from 0 and 1.
+            half = 196 * math.sqrt(percent / 100 * (1 - percent / 100) / attack["reviews"])
+            assert low <= percent <= high
+            if 10 < percent < 90:
+                assert (high - low) / 2 == pytest.approx(half, rel=0.02)
     plt.close("all")
 
 

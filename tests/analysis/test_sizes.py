@@ -47,7 +47,8 @@ def test_sizes_are_trained_and_tested_on_other_reviews(arguments, monkeypatch, t
     monkeypatch.setattr(sizes, "_write_transfer", written)
     assert sizes.main(arguments) == 0
     folder = tmp_path / "sizes"
-    expected = [[f"{folder}/16/1_lstm_seed0", f"{folder}/16/1_lstm_seed1"], [f"{folder}/all/1_lstm_seed0"]]
+    # Every size by the first seed before the next one.
+    expected = [[f"{folder}/{name}"] for name in ("16/1_lstm_seed0", "all/1_lstm_seed0", "16/1_lstm_seed1")]
     assert ran == expected
     labels = np.array(make_texts(10, 5)[1])
     for path in (Path(name) for names in expected for name in names):

@@ -104,7 +104,7 @@ def test_resuming_skips_batches_without_loading_reviews(make_config, stop_at, mo
 
 
 def test_run_killed_at_random_moments_equals_uninterrupted_run(tmp_path, review_files):
-    kill.kill_and_resume(kill.killable_config(tmp_path / "run", review_files), moments=5, seed=0)
+    kill.kill_and_resume(kill.killable_config(tmp_path / "run", review_files), moments=3, seed=0)
 
 
 def test_resuming_drops_torn_log_lines_and_those_after_the_checkpoint(make_config, stop_at):
