@@ -149,7 +149,7 @@ def control_points(log: dict) -> Figure:
 
 
 def attack_curves(log: dict) -> Figure:
-    """Accuracy by the number of edited words: chosen by the attack (solid, with 95% intervals) and at random (dashed)."""
+    """Accuracy by the number of edited words: chosen by the attack (solid, 95% intervals) and at random (dashed)."""
     figure, axis = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
     labels, colors = _labels(log), _colors(log)
     for attack in log["attacks"]:

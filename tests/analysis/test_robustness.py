@@ -521,13 +521,13 @@ def test_plots_name_models_by_key_and_short_name(reference):
 
 def test_attack_curves_show_the_accuracies_with_intervals(reference):
     axis = attack_curves(reference).axes[0]
-    for attack, curve in zip(reference["attacks"], axis.containers, strict=True):
+    for attacked, curve in zip(reference["attacks"], axis.containers, strict=True):
         line, _, (bars,) = curve
-        percents = [100 * accuracy for accuracy in attack["greedy"]]
+        percents = [100 * accuracy for accuracy in attacked["greedy"]]
         assert line.get_ydata().tolist() == pytest.approx(percents)
         for percent, ((_, low), (_, high)) in zip(percents, bars.get_segments(), strict=True):
             # Half the width of a Wald interval is near that of Wilson's, away from 0 and 1.
-            half = 196 * math.sqrt(percent / 100 * (1 - percent / 100) / attack["reviews"])
+            half = 196 * math.sqrt(percent / 100 * (1 - percent / 100) / attacked["reviews"])
             assert low <= percent <= high
             if 10 < percent < 90:
                 assert (high - low) / 2 == pytest.approx(half, rel=0.02)
