@@ -126,6 +126,30 @@ def take_two_and_a_half_hours(facts):
     return 2.25 < hours < 2.75
 
 
+WORD_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution", "joined")
+
+
+def lost(facts, condition, amount="0.4"):
+    """By model the accuracy that a perturbation costs."""
+    return {key: row["drop"] for key, row in facts["robustness"]["drops"][condition][amount].items()}
+
+
+def homoglyphs_cost_most_but_in_3(facts):
+    homoglyph, others = lost(facts, "homoglyph"), [lost(facts, name) for name in WORD_EDITS]
+    is_most = {key: all(homoglyph[key] > other[key] for other in others) for key in homoglyph}
+    return [key for key, holds in is_most.items() if not holds] == ["3"]
+
+
+def shuffling_costs_8_most(facts):
+    """Whether it costs 8 the most at each amount, and 4 to 7 nothing significant."""
+    rows = facts["robustness"]["drops"]["shuffled"]
+    return all(
+        max(of_amount, key=lambda key: of_amount[key]["drop"]) == "8"
+        and not any(of_amount[key]["significant"] for key in "4567")
+        for of_amount in rows.values()
+    )
+
+
 # Sentences of the notebook that interpret, and what must hold of the facts.
 SENTENCES = {
     "two and a half hours on one CPU thread": take_two_and_a_half_hours,
@@ -150,6 +174,14 @@ SENTENCES = {
         comparison(facts, "1e-1")["significant"] and comparison(facts, "1e-1")["difference"] > 0
     ),
     "**5m** is no better": lambda facts: not comparison(facts, "5m-5")["significant"],
+    "case and spacing cost nothing": lambda facts: (
+        not any(value for name in ("uppercase", "lowercase", "spaces") for value in lost(facts, name).values())
+    ),
+    "A letter edited costs more than the same word left out": lambda facts: all(
+        row["low"] > 0 for row in facts["robustness"]["controls"]["qwerty"]["qwerty_removed"]["0.4"].values()
+    ),
+    "cost more than any other edit of a word in all models but **3**": homoglyphs_cost_most_but_in_3,
+    "the words costs **8** most, and **4** to **7** nothing significant": shuffling_costs_8_most,
     "more than half of the gradient of **1** and **2** now comes from between the ends": lambda facts: (
         min(between(facts, "trained", "1", "2")) > 0.5
     ),
