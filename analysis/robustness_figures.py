@@ -99,8 +99,7 @@ def amount_curves(log: dict, conditions: Sequence[str] | None = None) -> Figure:
 
 
 def mechanism_bars(log: dict, amount: float | None = None) -> Figure:
-    """What each condition changes in the words and tokens that a model reads; logs of earlier versions lack the last
-    two panels.
+    """What each condition changes in the words and tokens that a model reads.
 
     Args:
         log: of `analysis.robustness`.
@@ -108,10 +107,9 @@ def mechanism_bars(log: dict, amount: float | None = None) -> Figure:
     """
     amount = _middle_amount(log) if amount is None else amount
     rows = {row["condition"]: row for row in log["mechanisms"] if row["amount"] == amount}
-    panels = [(key, title) for key, title in MECHANISMS if key in next(iter(rows.values()))]
-    size = (4 + 2 * len(panels), 1.5 + 0.25 * len(rows))
-    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", sharey=True)
-    for axis, (key, title) in zip(axes, panels, strict=True):
+    size = (4 + 2 * len(MECHANISMS), 1.5 + 0.25 * len(rows))
+    figure, axes = plt.subplots(1, len(MECHANISMS), figsize=size, layout="constrained", sharey=True)
+    for axis, (key, title) in zip(axes, MECHANISMS, strict=True):
         axis.barh(list(rows), [100 * row[key] for row in rows.values()], color="tab:blue")
         axis.set_xlabel(title)
         axis.grid(alpha=0.3, axis="x")

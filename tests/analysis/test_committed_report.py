@@ -126,7 +126,7 @@ def take_two_and_a_half_hours(facts):
     return 2.25 < hours < 2.75
 
 
-WORD_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution", "joined")
+WORD_EDITS = ("swap", "qwerty", "deletion", "insertion", "substitution", "joined", "repetition")
 
 
 def lost(facts, condition, amount="0.4"):
@@ -134,10 +134,10 @@ def lost(facts, condition, amount="0.4"):
     return {key: row["drop"] for key, row in facts["robustness"]["drops"][condition][amount].items()}
 
 
-def homoglyphs_cost_most_but_in_3(facts):
+def homoglyphs_cost_most_but_in_3_and_8(facts):
     homoglyph, others = lost(facts, "homoglyph"), [lost(facts, name) for name in WORD_EDITS]
     is_most = {key: all(homoglyph[key] > other[key] for other in others) for key in homoglyph}
-    return [key for key, holds in is_most.items() if not holds] == ["3"]
+    return [key for key, holds in is_most.items() if not holds] == ["3", "8"]
 
 
 def shuffling_costs_8_most(facts):
@@ -180,7 +180,7 @@ SENTENCES = {
     "A letter edited costs more than the same word left out": lambda facts: all(
         row["low"] > 0 for row in facts["robustness"]["controls"]["qwerty"]["qwerty_removed"]["0.4"].values()
     ),
-    "cost more than any other edit of a word in all models but **3**": homoglyphs_cost_most_but_in_3,
+    "cost more than any other edit of a word in all models but **3** and **8**": homoglyphs_cost_most_but_in_3_and_8,
     "the words costs **8** most, and **4** to **7** nothing significant": shuffling_costs_8_most,
     "more than half of the gradient of **1** and **2** now comes from between the ends": lambda facts: (
         min(between(facts, "trained", "1", "2")) > 0.5

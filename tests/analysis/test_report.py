@@ -8,6 +8,7 @@ import pytest
 from analysis import report
 from analysis.logs import load_runs
 from analysis.report import ClaimError, main, results_latex, write_report
+from analysis.robustness_figures import MECHANISMS
 from helpers import write_run_folder, write_test_predictions
 
 NUM_WRONG = {"0": 10, "1": 60, "2": 58, "3": 70, "4": 24, "5": 30, "6": 31, "7": 29, "8": 20, "8t": 12}
@@ -51,7 +52,7 @@ def robustness_log():
         | {"drop_interval": [0.05, 0.11], "adjusted_p": 0.001, "flip_rate": 0.1, "probability_change": -0.1}
         for amount in (0.2, 0.8)
     ]
-    parts = ("words_changed", "tokens_added", "unknown_after", "pushed_past_the_limit")
+    parts = [key for key, _ in MECHANISMS]
     return {
         "reviews": 100,
         "models": [{"model": "4", "label": "LSTM", "accuracy": 0.88, "max_length": 128}],
