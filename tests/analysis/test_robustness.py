@@ -575,7 +575,9 @@ def test_controls_have_a_panel_each_with_every_model_at_every_amount(reference):
     plt.close("all")
 
 
-def test_few_reviews_of_a_class_in_a_file_are_warned_of(trained, tmp_path, caplog):
+def test_few_reviews_of_a_class_in_a_file_are_warned_of(trained, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(robustness, "all_conditions", lambda amounts: [Condition(("qwerty",), 0.5)])
+    monkeypatch.setattr(robustness, "write_figures", lambda log, output: None)
     reviews = tmp_path / "few.csv"
     reviews.write_text("text,label\ngood,1\nbad,0\nfine,1\n")
     arguments = [str(trained[0]), "--data", str(reviews), "--output", str(tmp_path / "x.json")]
