@@ -205,8 +205,7 @@ def variants(facts: dict) -> Figure:
     """Mean test accuracy of each experiment (filled) and of its variants (open), with 95% intervals; the linear
     baseline's as a dashed line."""
     accuracies = facts["accuracies"]
-    with_variants = {key[0] for key in accuracies if len(key) > 1}
-    rows = {key: entry for key, entry in sorted(accuracies.items()) if key[0] in with_variants}
+    rows = dict(sorted(accuracies.items()))
     figure, axis = _row_plot(len(rows), row_height=0.25)
     for row, (key, entry) in enumerate(rows.items()):
         color = color_of(entry["experiment"])

@@ -150,11 +150,13 @@ def attack_curves(log: dict) -> Figure:
     """Accuracy by the number of edited words: chosen by the attack (solid, 95% intervals) and at random (dashed)."""
     figure, axis = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
     labels, colors = _labels(log), _colors(log)
-    for attack in log["attacks"]:
+    for number, attack in enumerate(log["attacks"]):
         color = colors[attack["model"]]
         greedy, random = (100 * np.array(attack[search]) for search in ("greedy", "random"))
         ends = 100 * np.array([accuracy_interval(accuracy, attack["reviews"]) for accuracy in attack["greedy"]]).T
-        axis.errorbar(range(len(greedy)), greedy, np.abs(ends - greedy), color=color, elinewidth=1)
+        # The intervals of the models stand side by side.
+        places = np.arange(len(greedy)) + 0.02 * (number - (len(log["attacks"]) - 1) / 2)
+        axis.errorbar(places, greedy, np.abs(ends - greedy), color=color, elinewidth=1)
         axis.plot(range(len(random)), random, "--", color=color)
     styles = [Line2D([], [], color="0.3", linestyle=style) for style in ("-", "--")]
     axis.add_artist(axis.legend(styles, ["chosen by the attack", "at random"], loc="lower left", title="edited words"))
