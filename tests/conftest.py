@@ -1,5 +1,6 @@
 """Fixtures that several files share; no test reaches a network or a screen."""
 
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,11 @@ def pytest_collection_modifyitems(items):
             import torch
 
             item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"))
+
+
+def pytest_collection_finish():
+    # What was imported stays: each run collects garbage, and needn't look through all modules for it.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
