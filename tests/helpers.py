@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
 from config import CONFIGS, Config, load_config, to_yaml
 
@@ -94,8 +95,8 @@ FILLER = ["the", "food", "and", "service", "at", "this", "place", "were", "so", 
 SMALL = {
     "lstm": ["model.embedding_size=8", "model.hidden_size=8"],
     "transformer": ["model.embedding_size=8", "model.hidden_size=8", "model.num_heads=2"],
-    "bert": [],
 }
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 # What a log holds beside the result: it differs from one run to the next.
 TIMINGS = (
     "tokens_per_second",
@@ -129,9 +130,12 @@ def write_csv(path: Path, texts: list[str], labels: list[int]) -> Path:
 
 
 def write_review_files(folder: Path) -> Path:
-    """train.csv (48 reviews), validation.csv (20) and test.csv (22) in `folder`."""
+    """train.csv (48 reviews), validation.csv (20) and test.csv (22) in `folder`; a small encoder for 8 in encoder/."""
     for seed, (name, count) in enumerate([("train", 48), ("validation", 20), ("test", 22)]):
         write_csv(folder / f"{name}.csv", *make_texts(count, seed))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(BertConfig(**ENCODER)).save_pretrained(folder / "encoder")
     return folder
 
 
@@ -154,7 +158,8 @@ def small_config(experiment: str, reviews: Path, run_dir: Path, *overrides: str)
         "train.cache_frozen_features=null",
         "train.train_sample=null",
     ]
-    return load_config(path, [*common, *SMALL[load_config(path).model.backbone], *overrides])
+    small = SMALL.get(load_config(path).model.backbone, [f"model.pretrained={reviews / 'encoder'}"])
+    return load_config(path, [*common, *small, *overrides])
 
 
 def write_config(config: Config) -> Path:

@@ -169,7 +169,7 @@ def test_command_trains_several_experiments(make_config, tmp_path):
         *("data.max_length=24", "model.embedding_size=8", "model.hidden_size=8", "model.num_heads=2"),
         *("train.epochs=1", "train.batch_size=8", "device=cpu", f"run_dir={tmp_path}/logs/${{key}}_${{name}}"),
     ]
-    assert main([LSTM, PRENORM, *common]) == 0
+    assert main([LSTM, PRENORM, *common, "jobs=1"]) == 0
     folders = sorted(path.parent.name for path in tmp_path.glob("logs/*/summary.json"))
     assert folders == ["1_lstm", "5_transformer_prenorm"]
 

@@ -65,7 +65,8 @@ def test_disk_full_for_frozen_features_names_the_setting(make_config, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    config = make_config("8_minilm", f"data.cache_dir={tmp_path / 'cache'}", "train.cache_frozen_features=fp32")
+    cache = [f"data.cache_dir={tmp_path / 'cache'}", "train.cache_frozen_features=fp32"]
+    config = make_config("8_minilm", "model.pretrained=MiniLM", *cache)
     size = load_reviews(config.data).train.lengths.sum() * 384 * 4
     with pytest.raises(RunError, match=rf"{size / 1e6:.1f} MB are needed.*train.cache_frozen_features=bf16"):
         run(config)
@@ -91,7 +92,7 @@ def test_model_without_frozen_layers_ignores_cache_frozen_features(make_config):
 
 def test_cached_frozen_features_are_near_the_computed_ones(make_config, tmp_path):
     """In fp32 to rounding, in bf16 to 8 bits at half the size."""
-    config = make_config("8_minilm", f"data.cache_dir={tmp_path}", "train.epochs=1")
+    config = make_config("8_minilm", "model.pretrained=MiniLM", f"data.cache_dir={tmp_path}")
     model = build_model(config.model, 30522, 24).eval()
     reviews = load_reviews(config.data).validation
     indices = np.array([3, 0, 7])

@@ -35,5 +35,8 @@ def test_summary_holds_the_identity_of_a_run(make_config, experiment, overrides,
 
 
 def test_architecture_of_a_variant_differs_from_its_experiment(make_config):
-    architectures = [make_config(name).architecture for name in ("8_minilm", "variants/8t_minilm_all_layers")]
+    architectures = [
+        make_config(name, "model.pretrained=MiniLM").architecture
+        for name in ("8_minilm", "variants/8t_minilm_all_layers")
+    ]
     assert architectures == ["MiniLM, last layer fine-tuned", "MiniLM, all encoder layers fine-tuned"]
