@@ -46,7 +46,7 @@ def collect_facts(folder: Path, memory: Path) -> dict:
 
     Args:
         folder: holds `imdb/` (the comparison) and `robustness.json`; where they were made also `seeds/`,
-            `ablation/`, `sizes/`, `sweep/`, `imdb_h200/`, `yelp_sample/`, `transfer.json` and `saliency.json`.
+            `ablation/`, `sizes/`, `sizes_tried/`, `sweep/`, `imdb_h200/`, `transfer.json` and `saliency.json`.
         memory: the log of benchmarks/memory.py.
 
     Raises:
@@ -64,7 +64,6 @@ def collect_facts(folder: Path, memory: Path) -> dict:
         "robustness": robustness_facts(read_json(folder / "robustness.json")),
         "settings": {run.key: settings_of(run) for run in runs if run.summary["experiment"]},
         "gpu": gpu_facts(_load_optional(folder / "imdb_h200")),
-        "yelp": {name: run_facts([run]) for name, run in identify(_load_optional(folder / "yelp_sample")).items()},
     }
     return facts | _optional_facts(folder)
 
@@ -278,7 +277,7 @@ def _optional_facts(folder: Path) -> dict:
     if (folder / "sweep" / "trials.json").is_file():
         facts["sweep"] = sweep_facts(folder / "sweep")
     if (folder / "sizes").is_dir():
-        facts["sizes"] = size_facts(folder / "sizes")
+        facts["sizes"] = size_facts(folder / "sizes", _load_optional(folder / "sizes_tried"))
     if (folder / "transfer.json").is_file():
         facts["transfer"] = read_json(folder / "transfer.json")
     if (folder / "saliency.json").is_file():

@@ -15,33 +15,43 @@ from config import InputError, read_json
 TRANSFER = "transfer.json"
 
 
-def size_facts(folder: Path) -> dict:
+def size_facts(folder: Path, tried: Sequence[Run] = ()) -> dict:
     """Accuracy against the number of training reviews.
 
     Args:
         folder: of `analysis.sizes`; a folder of runs a size.
+        tried: further runs, each a variant of an experiment, on as many reviews as one of the sizes.
 
     Returns:
-        `sizes`: the numbers of training reviews, ascending. `accuracies`: by key, a row a size, as of `mean_accuracy`,
-        with the mean accuracies on other reviews in `also` and, for all but the linear baseline, its difference from
-        that in `to_baseline` (as of `compare`; p is adjusted over all models and sizes). `passes_baseline`: by key the
-        first size from which on its mean is higher than the linear baseline's at every size, None where there is none.
+        `sizes`: the numbers of training reviews, ascending, and `epochs` of each. `validation_reviews` and
+        `test_reviews`: how many. `accuracies`: by key, a row a size, as of `mean_accuracy`, with the mean accuracies on
+        other reviews in `also` and, for all but the linear baseline, its difference from that in `to_baseline` (as of
+        `compare`; p is adjusted over all of them). `tried`: by key of a variant its row, with the difference from its
+        experiment in `to_experiment`. `passes_baseline`: by key the first size from which on its mean is higher than
+        the linear baseline's at every size, None where there is none.
 
     Raises:
-        InputError: a run or its accuracies can't be read, or runs of a size were tested on different reviews.
+        InputError: a run or its accuracies can't be read, runs of a size were tested on different reviews, or a model
+            was not trained on each size.
     """
     by_size = {runs[0].summary["data"]["train"]: by_key(runs) for runs in map(load_runs, _size_folders(folder))}
     sizes = sorted(by_size)
     keys = list(dict.fromkeys(key for size in sizes for key in by_size[size]))
-    accuracies = {
-        key: [{"training_reviews": size, **_size_row(by_size[size], key)} for size in sizes if key in by_size[size]]
-        for key in keys
-    }
-    compared = [row for rows in accuracies.values() for row in rows if "to_baseline" in row]
-    for row, comparison in zip(compared, adjust([row["to_baseline"] for row in compared]), strict=True):
-        row["to_baseline"] = asdict(comparison) | {"significant": comparison.is_significant}
+    _check_complete(by_size, keys, folder)
+    accuracies = {key: [{"training_reviews": size, **_size_row(by_size[size], key)} for size in sizes] for key in keys}
+    variants = {key: _tried_row(group, by_size) for key, group in by_key(tried).items()}
+    _adjust_together([row for rows in accuracies.values() for row in rows] + list(variants.values()))
     passes = {key: _first_lasting_lead(accuracies[key], accuracies["0"]) for key in keys} if "0" in keys else {}
-    return {"sizes": sizes, "accuracies": accuracies, "passes_baseline": passes}
+    summaries = [by_size[size][keys[-1]][0].summary for size in sizes]
+    return {
+        "sizes": sizes,
+        "epochs": [summary["epochs"] for summary in summaries],
+        "validation_reviews": summaries[0]["data"]["validation"],
+        "test_reviews": summaries[0]["data"]["test"],
+        "accuracies": accuracies,
+        "tried": variants,
+        "passes_baseline": passes,
+    }
 
 
 def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> dict:
@@ -106,6 +116,14 @@ def _size_folders(folder: Path) -> list[Path]:
     return folders
 
 
+def _check_complete(by_size: dict[int, dict[str, list[Run]]], keys: Sequence[str], folder: Path) -> None:
+    for size, groups in by_size.items():
+        if missing := [key for key in keys if key not in groups]:
+            raise InputError(
+                f"{folder}: no run of {', '.join(missing)} on {size} reviews; `python -m analysis.sizes` goes on"
+            )
+
+
 def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
     also = [read_json(run.folder / TRANSFER) for run in groups[key]]
     row = mean_accuracy(groups[key], TEST_SPLIT_KEYS)
@@ -113,6 +131,22 @@ def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
     if "0" in groups and row["experiment"]:
         row["to_baseline"] = compare(groups[key], groups["0"], TEST_SPLIT_KEYS)
     return row
+
+
+def _tried_row(group: list[Run], by_size: dict[int, dict[str, list[Run]]]) -> dict:
+    size = group[0].summary["data"]["train"]
+    row = {"training_reviews": size, **mean_accuracy(group, TEST_SPLIT_KEYS)}
+    for name, key in (("to_experiment", group[0].key[0]), ("to_baseline", "0")):
+        row[name] = compare(group, by_size[size][key], TEST_SPLIT_KEYS)
+    return row
+
+
+def _adjust_together(rows: Sequence[dict]) -> None:
+    """Their comparisons as dictionaries, with p adjusted over all."""
+    places = [(row, name) for row in rows for name in ("to_baseline", "to_experiment") if name in row]
+    adjusted = adjust([row[name] for row, name in places])
+    for (row, name), comparison in zip(places, adjusted, strict=True):
+        row[name] = asdict(comparison) | {"significant": comparison.is_significant}
 
 
 def _first_lasting_lead(rows: Sequence[dict], baseline: Sequence[dict]) -> int | None:

@@ -37,7 +37,8 @@ def folder(tmp_path):
 
 def test_accuracies_are_means_over_seeds_by_size(folder):
     facts = size_facts(folder)
-    assert facts["sizes"] == [1000, 4000, 16000]
+    assert (facts["sizes"], facts["epochs"]) == ([1000, 4000, 16000], [3, 3, 3])
+    assert (facts["validation_reviews"], facts["test_reviews"]) == (20, 40)
     rows = facts["accuracies"]["4"]
     assert [row["training_reviews"] for row in rows] == [1000, 4000, 16000]
     assert [row["mean"] for row in rows] == pytest.approx([1 - 19 / 40, 1 - 3.5 / 40, 1 - 2 / 40])
@@ -69,6 +70,27 @@ def test_without_the_linear_baseline_nothing_is_compared_with_it(folder):
     facts = size_facts(folder)
     assert facts["passes_baseline"] == {}
     assert "to_baseline" not in facts["accuracies"]["4"][0]
+
+
+def test_a_variant_is_compared_with_its_experiment_at_its_size_in_the_same_family(folder, tmp_path):
+    data = DATA | {"train": 4000, "fingerprint": "4000 0"}
+    write_run_folder(tmp_path.parent / f"{tmp_path.name} tried" / "4r", "4r", 0, range(13), data=data)
+    facts = size_facts(folder, load_runs(tmp_path.parent / f"{tmp_path.name} tried"))
+    row = facts["tried"]["4r"]
+    assert (row["training_reviews"], row["mean"]) == (4000, pytest.approx(1 - 13 / 40))
+    assert row["to_experiment"]["difference"] == pytest.approx(-9.5 / 40)
+    assert row["to_baseline"]["difference"] == pytest.approx(-7 / 40)
+    comparisons = [row["to_baseline"] for key in "14" for row in facts["accuracies"][key]]
+    comparisons += [row["to_baseline"], row["to_experiment"]]
+    expected = false_discovery_control([comparison["p"] for comparison in comparisons])
+    assert [comparison["adjusted_p"] for comparison in comparisons] == pytest.approx(expected)
+
+
+def test_a_model_without_a_size_is_named(folder):
+    (folder / "4000" / "4_0").rename(folder.parent / "4_0")
+    (folder / "4000" / "4_1").rename(folder.parent / "4_1")
+    with pytest.raises(InputError, match=f"^{folder}: no run of 4 on 4000 reviews; `python -m analysis.sizes` goes on"):
+        size_facts(folder)
 
 
 def test_interval_of_a_single_run_is_that_of_its_reviews(tmp_path):
