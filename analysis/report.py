@@ -118,8 +118,8 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
 
 
 def answer(facts: dict) -> str:
-    """The answer as README leads with it, in Markdown: a line each on the best, the fastest, attention and the linear
-    baseline."""
+    """The answer as README leads with it, in Markdown: a line each on the best, the fastest, attention, the linear
+    baseline and more data."""
     best, second, fastest = facts["ranking"][0], facts["ranking"][1], facts["fastest"]
     scratch, baseline = facts["best_from_scratch"], facts["runs"]["0"]
     verdicts = {pair: comparison["verdict"] for pair, comparison in facts["comparisons"].items()}
@@ -138,6 +138,7 @@ def answer(facts: dict) -> str:
         *_pooling_lines(verdicts),
         f"The linear baseline (TF-IDF + logistic regression) reaches {_test_accuracy(facts, '0')} after "
         f"{baseline['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}.",
+        *_sizes_lines(facts),
     ]
     return "\n".join(lines)
 
@@ -149,6 +150,24 @@ def _pooling_lines(verdicts: dict[str, str]) -> list[str]:
     return [
         "Is it attention, or pooling? A control has no attention: **1m** is **1** read at the mean over its steps, not "
         f"at the first. {verdicts['1m-1']}. {verdicts['1m-4']}."
+    ]
+
+
+def _sizes_lines(facts: dict) -> list[str]:
+    """What changes with more training reviews; nothing where it was not measured beside the linear baseline."""
+    sizes = facts.get("sizes", {})
+    if not sizes.get("passes_baseline"):
+        return []
+    from_scratch = {key: rows for key, rows in sizes["accuracies"].items() if 1 <= rows[0]["experiment"] <= 7}
+    fewest, most = ([rows[end] for rows in from_scratch.values()] for end in (0, -1))
+    apart = [max(row["mean"] for row in rows) - min(row["mean"] for row in rows) for rows in (fewest, most)]
+    last = {key: rows[-1]["to_baseline"] for key, rows in from_scratch.items()}
+    above = [f"**{key}**" for key, row in last.items() if row["significant"] and row["difference"] > 0]
+    who = f"of them only {' and '.join(above)} scores" if above else "none of them scores"
+    return [
+        f"What changes with more data? On {sizes['sizes'][0]:,} Yelp reviews the best and the worst of those trained "
+        f"from scratch are {100 * apart[0]:.1f} points apart, on {sizes['sizes'][-1]:,} {100 * apart[1]:.1f}; {who} "
+        "significantly higher than the linear baseline there."
     ]
 
 

@@ -192,6 +192,26 @@ def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, 
     assert all(facts["comparisons"][pair]["verdict"] in pooling for pair in ("1m-1", "1m-4"))
 
 
+@pytest.mark.parametrize(
+    ("significant", "end"),
+    [(True, "of them only **4** scores significantly"), (False, "none of them scores significantly")],
+)
+def test_answer_says_what_changes_with_more_data(significant, end, changed_logs, template, one_figure, tmp_path):
+    facts = build(changed_logs, tmp_path / "out")
+    assert "What changes" not in report.answer(facts)
+    # Of 1 and 8 the difference is significant, too: below the linear baseline, and pretrained.
+    means = {"1": (0.6, 0.9, -0.02, True), "4": (0.8, 0.93, 0.01, significant), "8": (0.9, 0.99, 0.07, True)}
+    facts["sizes"] = {"sizes": [1000, 16000], "passes_baseline": {"4": 16000}, "accuracies": {}}
+    for key, (fewest, most, difference, is_significant) in means.items():
+        comparison = {"difference": difference, "significant": is_significant}
+        rows = [{"mean": mean, "experiment": int(key), "to_baseline": comparison} for mean in (fewest, most)]
+        facts["sizes"]["accuracies"][key] = rows
+    assert (
+        "What changes with more data? On 1,000 Yelp reviews the best and the worst of those trained from scratch are "
+        f"20.0 points apart, on 16,000 3.0; {end} higher than the linear baseline there."
+    ) in report.answer(facts).splitlines()
+
+
 def test_two_runs_of_one_key_and_seed_are_refused(changed_logs, template, one_figure, memory_log, tmp_path, capsys):
     write_run_folder(changed_logs / "seeds" / "x", "8", num_reviews=200)
     assert main([str(changed_logs), "--written", str(tmp_path / "out")]) == 2
