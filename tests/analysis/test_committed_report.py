@@ -150,6 +150,25 @@ def shuffling_costs_8_most(facts):
     )
 
 
+def on_yelp(facts, index):
+    """By model its row with the fewest (0) or the most (-1) training reviews."""
+    return {key: rows[index] for key, rows in facts["sizes"]["accuracies"].items()}
+
+
+def only_8_is_better_and_4_is_best_of_the_others(facts):
+    rows = on_yelp(facts, 0)
+    tests = {key: rows[key]["to_baseline"] for key in "12345678"}
+    better = [key for key, test in tests.items() if test["significant"] and test["difference"] > 0]
+    return better == ["8"] and max("1234567", key=lambda key: rows[key]["mean"]) == "4"
+
+
+def from_scratch_are_close_and_none_is_above(facts):
+    rows = [on_yelp(facts, -1)[key] for key in "1234567"]
+    means, tests = [row["mean"] for row in rows], [row["to_baseline"] for row in rows]
+    is_above = [test["significant"] and test["difference"] > 0 for test in tests]
+    return max(means) - min(means) < 0.03 and not any(is_above)
+
+
 # Sentences of the notebook that interpret, and what must hold of the facts.
 SENTENCES = {
     "two and a half hours on one CPU thread": take_two_and_a_half_hours,
@@ -174,6 +193,10 @@ SENTENCES = {
         comparison(facts, "1e-1")["significant"] and comparison(facts, "1e-1")["difference"] > 0
     ),
     "**5m** is no better": lambda facts: not comparison(facts, "5m-5")["significant"],
+    "With a thousand reviews only **8**, which was pretrained, is better than the linear baseline, and **4** is the best": (
+        only_8_is_better_and_4_is_best_of_the_others
+    ),
+    "are within three points of each other, and none is significantly above": from_scratch_are_close_and_none_is_above,
     "case and spacing cost nothing": lambda facts: (
         not any(value for name in ("uppercase", "lowercase", "spaces") for value in lost(facts, name).values())
     ),
