@@ -193,7 +193,7 @@ SENTENCES = {
         comparison(facts, "1e-1")["significant"] and comparison(facts, "1e-1")["difference"] > 0
     ),
     "**5m** is no better": lambda facts: not comparison(facts, "5m-5")["significant"],
-    "With a thousand reviews only **8**, which was pretrained, is better than the linear baseline, and **4** is the best": (
+    "only **8**, which was pretrained, is better than the linear baseline, and **4** is the best": (
         only_8_is_better_and_4_is_best_of_the_others
     ),
     "are within three points of each other, and none is significantly above": from_scratch_are_close_and_none_is_above,
