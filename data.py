@@ -303,7 +303,7 @@ def _split(parts: dict[str, "Part"], config: DataConfig) -> dict[str, tuple[str,
         columns = {"label": parts["train"].labels[rows], "row": rows}
         reviews = Dataset.from_dict(columns, Features({"label": ClassLabel(names=LABELS), "row": Value("int64")}))
         kept, held = hold_out(reviews, round(fraction * total), config.split_seed, name)
-        # Whole first: datasets reads a column alone row by row.
+        # Whole first: of selected rows, datasets reads a column alone one by one.
         rows, splits[name] = np.array(kept[:]["row"]), ("train", np.array(held[:]["row"]))
     splits["train"] = ("train", rows)
     if config.validation_first is not None:

@@ -163,7 +163,7 @@ def _sizes_lines(facts: dict) -> list[str]:
     apart = [max(row["mean"] for row in rows) - min(row["mean"] for row in rows) for rows in (fewest, most)]
     last = {key: rows[-1]["to_baseline"] for key, rows in from_scratch.items()}
     above = [f"**{key}**" for key, row in last.items() if row["significant"] and row["difference"] > 0]
-    who = f"of them only {' and '.join(above)} scores" if above else "none of them scores"
+    who = f"of them only {' and '.join(above)} score{'s' * (len(above) == 1)}" if above else "none of them scores"
     return [
         f"What changes with more data? On {sizes['sizes'][0]:,} Yelp reviews the best and the worst of those trained "
         f"from scratch are {100 * apart[0]:.1f} points apart, on {sizes['sizes'][-1]:,} {100 * apart[1]:.1f}; {who} "

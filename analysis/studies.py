@@ -31,8 +31,8 @@ def size_facts(folder: Path, tried: Sequence[Run] = ()) -> dict:
         the linear baseline's at every size, None where there is none.
 
     Raises:
-        InputError: a run or its accuracies can't be read, runs of a size were tested on different reviews, or a model
-            was not trained on each size.
+        InputError: a run or its accuracies can't be read, runs of a size were tested on different reviews, a model was
+            not trained on each size, or a variant on none of them.
     """
     by_size = {runs[0].summary["data"]["train"]: by_key(runs) for runs in map(load_runs, _size_folders(folder))}
     sizes = sorted(by_size)
@@ -42,6 +42,7 @@ def size_facts(folder: Path, tried: Sequence[Run] = ()) -> dict:
     variants = {key: _tried_row(group, by_size) for key, group in by_key(tried).items()}
     _adjust_together([row for rows in accuracies.values() for row in rows] + list(variants.values()))
     passes = {key: _first_lasting_lead(accuracies[key], accuracies["0"]) for key in keys} if "0" in keys else {}
+    # Of the last, since the linear baseline, the first, has no epochs of training.
     summaries = [by_size[size][keys[-1]][0].summary for size in sizes]
     return {
         "sizes": sizes,
@@ -135,9 +136,13 @@ def _size_row(groups: dict[str, list[Run]], key: str) -> dict:
 
 def _tried_row(group: list[Run], by_size: dict[int, dict[str, list[Run]]]) -> dict:
     size = group[0].summary["data"]["train"]
+    if size not in by_size:
+        sizes = ", ".join(map(str, sorted(by_size)))
+        raise InputError(f"{group[0].folder}: trained on {size} reviews; expected as many as one of the sizes: {sizes}")
     row = {"training_reviews": size, **mean_accuracy(group, TEST_SPLIT_KEYS)}
     for name, key in (("to_experiment", group[0].key[0]), ("to_baseline", "0")):
-        row[name] = compare(group, by_size[size][key], TEST_SPLIT_KEYS)
+        if key in by_size[size]:
+            row[name] = compare(group, by_size[size][key], TEST_SPLIT_KEYS)
     return row
 
 

@@ -86,6 +86,13 @@ def test_a_variant_is_compared_with_its_experiment_at_its_size_in_the_same_famil
     assert [comparison["adjusted_p"] for comparison in comparisons] == pytest.approx(expected)
 
 
+def test_a_variant_on_another_number_of_reviews_is_refused(folder, tmp_path):
+    other = tmp_path.parent / f"{tmp_path.name} tried"
+    write_run_folder(other / "4r", "4r", 0, data=DATA | {"train": 2000})
+    with pytest.raises(InputError, match="4r: trained on 2000 reviews; expected .* sizes: 1000, 4000, 16000$"):
+        size_facts(folder, load_runs(other))
+
+
 def test_a_model_without_a_size_is_named(folder):
     (folder / "4000" / "4_0").rename(folder.parent / "4_0")
     (folder / "4000" / "4_1").rename(folder.parent / "4_1")
