@@ -178,9 +178,10 @@ def _first_reaching(run: Run, level: float) -> dict:
 
 def curves_by_seed(runs: Sequence[Run]) -> dict[str, list]:
     """`curve_facts` of each seed of an experiment, by name of the metric; the accuracy on training reviews and the gap
-    of those seeds only that have a fixed training sample, where some have one."""
+    of those seeds only that have a fixed training sample, where some have one: of `train_sample_seeds`."""
     by_seed = [curve_facts(run) for run in runs]
     curves = {name: [facts[name] for facts in by_seed] for name in by_seed[0]}
+    curves["train_sample_seeds"] = [run.summary["seed"] for run in runs if has_train_sample(run)]
     sampled = [facts for run, facts in zip(runs, by_seed, strict=True) if has_train_sample(run)]
     if sampled:
         curves |= {name: [facts[name] for facts in sampled] for name in ("train_accuracy", "accuracy_gap")}

@@ -292,7 +292,7 @@ def _train_accuracy_meaning(runs: Sequence[Run]) -> str:
     running = "over the training reviews between the last two evaluations, with dropout on"
     has_sample = {has_train_sample(run) for run in runs if run.summary["experiment"]}
     if len(has_sample) > 1:
-        return f"{on_sample}, where there is one; else {running}"
+        return f"{on_sample}, of the seeds evaluated on one; else {running}"
     return on_sample if True in has_sample else running
 
 

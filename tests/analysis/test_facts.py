@@ -73,6 +73,7 @@ def test_curves_have_a_value_for_each_seed(tmp_path):
     sampled.metrics[-1]["train_sample_accuracy"] = 0.99
     curves = curves_by_seed([*runs, sampled])
     assert (curves["train_accuracy"], curves["num_evaluations"]) == ([0.99], [3, 3, 3])
+    assert (curves["train_sample_seeds"], curves_by_seed(runs)["train_sample_seeds"]) == ([2], [])
 
 
 def test_gpu_memory_is_of_runs_on_a_gpu_only(tmp_path):
