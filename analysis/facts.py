@@ -21,8 +21,8 @@ ASSIGNED_PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("
 # With attention against every LSTM without it, not only the one of which it is the next step.
 ATTENTION_PAIRS = (("4", "2"), ("4", "1"))
 BASELINE_PAIRS = (("8t", "0"), ("0w", "0"))
-# Is it attention or pooling? The assigned attention against the mean or maximum, without and with an LSTM below it.
-POOLING_PAIRS = (("1e", "4"), ("1m", "4"), ("2m", "4"), ("3m", "4"), ("1x", "4"))
+# Is it attention or pooling? The assigned attention against every other way to read the steps, and without an LSTM.
+POOLING_PAIRS = (("1e", "4"), *((experiment + kind, "4") for experiment in "123" for kind in "lmxa"))
 COST_KEYS = ("train_seconds", "steady_memory_bytes", "parameters")
 SUMMARY_KEYS = ("experiment", "architecture", "parameters", "train_seconds", "steady_memory_bytes", "device")
 HYPER_PARAMETERS = (
