@@ -203,19 +203,24 @@ def comparisons(facts: dict) -> Figure:
 
 def variants(facts: dict) -> Figure:
     """Mean test accuracy of each experiment (filled) and of its variants (open), with 95% intervals; the linear
-    baseline's as a dashed line."""
+    baseline's as a dashed line. An interval of more than 10 points runs off the axis and has its numbers beside it."""
     accuracies = facts["accuracies"]
     rows = dict(sorted(accuracies.items()))
-    figure, axis = _row_plot(len(rows), row_height=0.25)
+    shown = [entry for entry in rows.values() if entry["high"] - entry["low"] <= 0.1] or [*rows.values()]
+    left, right = 100 * min(entry["low"] for entry in shown) - 1, 100 * max(entry["high"] for entry in shown) + 1
+    figure, axis = _row_plot(len(rows), row_height=0.22)
     for row, (key, entry) in enumerate(rows.items()):
         color = color_of(entry["experiment"])
-        axis.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2)
-        axis.plot(100 * entry["mean"], row, "o", color=color, markerfacecolor=color if len(key) == 1 else "white")
+        low, mean, high = (100 * entry[name] for name in ("low", "mean", "high"))
+        axis.plot([low, high], [row, row], color=color, linewidth=2)
+        axis.plot(mean, row, "o", color=color, markerfacecolor=color if len(key) == 1 else "white")
+        if low < left:
+            axis.text(left + 0.1, row - 0.15, f"{mean:.1f} ({low:.1f} to {high:.1f})", fontsize=7)
     if "0" in accuracies:
         axis.axvline(100 * accuracies["0"]["mean"], color=BASELINE_GREY, linestyle="--", linewidth=1)
     names = [f"{key} {entry['architecture']} ({len(entry['seeds'])})" for key, entry in rows.items()]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
-    axis.set(xlabel="test accuracy (%), mean over seeds (their number in brackets)")
+    axis.set(xlabel="test accuracy (%), mean over seeds (their number in brackets)", xlim=(left, right))
     return figure
 
 

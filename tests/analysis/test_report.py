@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from analysis import report
+from analysis.figures import variants
 from analysis.logs import load_runs
 from analysis.report import ClaimError, main, results_latex, write_report
 from analysis.robustness_figures import MECHANISMS
@@ -279,3 +280,13 @@ def test_latex_table_escapes_special_characters_and_sets_the_best_in_bold(logs):
     assert r"\textbf{90.0}" in row
     assert row.endswith(r"\\")
     assert len({line.count("&") - line.count(r"\&") for line in lines if line.endswith(r"\\")}) == 1
+
+
+def test_an_interval_of_more_than_10_points_does_not_set_the_scale_of_the_variants():
+    def entry(experiment, low, mean, high):
+        return {"architecture": "LSTM", "experiment": experiment, "seeds": [0], "low": low, "mean": mean, "high": high}
+
+    facts = {"1": entry(1, 0.84, 0.85, 0.86), "3": entry(3, 0.576, 0.756, 0.937), "4": entry(4, 0.87, 0.88, 0.89)}
+    (axis,) = variants({"accuracies": facts}).axes
+    assert axis.get_xlim() == pytest.approx((83, 90))
+    assert [text.get_text() for text in axis.texts] == ["75.6 (57.6 to 93.7)"]
