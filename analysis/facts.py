@@ -20,7 +20,7 @@ BYTES_PER_GIB = 2**30
 ASSIGNED_PAIRS = (("2", "1"), ("3", "2"), ("4", "3"), ("6", "5"), ("7", "5"), ("8", "5"))
 # With attention against every LSTM without it, not only the one of which it is the next step.
 ATTENTION_PAIRS = (("4", "2"), ("4", "1"))
-BASELINE_PAIRS = (("8t", "0"), ("0w", "0"))
+BASELINE_PAIRS = (("8t", "0"), ("0w", "0"), ("4d", "0d"))
 # Is it attention or pooling? The assigned attention against every other way to read the steps, and without an LSTM.
 POOLING_PAIRS = (("1e", "4"), *((experiment + kind, "4") for experiment in "123" for kind in "lmxa"))
 COST_KEYS = ("train_seconds", "steady_memory_bytes", "parameters")

@@ -42,6 +42,12 @@ COST_COLUMNS = (
     ("parameters (M)", lambda s: f"{s['parameters'] / 1e6:.1f}"),
 )
 BEST_COLUMN = 3
+# What README's answer asks of the variants, and the comparisons that answer it.
+CONTROLS = {
+    "Is it attention, or pooling? A control has no attention: **1m** is **1** read at the mean over its steps, not at "
+    "the first.": ("1m-1", "1m-4"),
+    "What if a model may read 512 tokens in place of 256?": ("4d-4",),
+}
 MEMORY_KINDS = {
     "process_resident": "resident memory of the process",
     "cuda_allocated": "GPU memory allocated by torch",
@@ -118,8 +124,8 @@ def write_report(logs: Path, output: Path, memory: Path = MEMORY_LOG) -> Path:
 
 
 def answer(facts: dict) -> str:
-    """The answer as README leads with it, in Markdown: a line each on the best, the fastest, attention, the linear
-    baseline and more data."""
+    """The answer as README leads with it, in Markdown: a line each on the best, the fastest, attention, the length
+    limit, the linear baseline and more data."""
     best, second, fastest = facts["ranking"][0], facts["ranking"][1], facts["fastest"]
     scratch, baseline = facts["best_from_scratch"], facts["runs"]["0"]
     verdicts = {pair: comparison["verdict"] for pair, comparison in facts["comparisons"].items()}
@@ -135,7 +141,7 @@ def answer(facts: dict) -> str:
     lines += [
         f"The fastest to train is {_named(facts, fastest)}: {_test_accuracy(facts, fastest)} after {minutes:.0f} "
         "minutes.",
-        *_pooling_lines(verdicts),
+        *_control_lines(verdicts),
         f"The linear baseline (TF-IDF + logistic regression) reaches {_test_accuracy(facts, '0')} after "
         f"{baseline['train_seconds']:.0f} seconds: {verdicts[f'{best}-0']}.",
         *_sizes_lines(facts),
@@ -143,13 +149,12 @@ def answer(facts: dict) -> str:
     return "\n".join(lines)
 
 
-def _pooling_lines(verdicts: dict[str, str]) -> list[str]:
-    """Whether attention matters or how the steps are read; nothing where variant 1m is missing."""
-    if not {"1m-1", "1m-4"} <= verdicts.keys():
-        return []
+def _control_lines(verdicts: dict[str, str]) -> list[str]:
+    """What the controls of `CONTROLS` say; nothing of one that is missing."""
     return [
-        "Is it attention, or pooling? A control has no attention: **1m** is **1** read at the mean over its steps, not "
-        f"at the first. {verdicts['1m-1']}. {verdicts['1m-4']}."
+        f"{question} {'. '.join(verdicts[pair] for pair in pairs)}."
+        for question, pairs in CONTROLS.items()
+        if set(pairs) <= verdicts.keys()
     ]
 
 

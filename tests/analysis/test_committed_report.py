@@ -192,6 +192,11 @@ SENTENCES = {
     "scores higher than **1**. So it is not the attention": lambda facts: (
         comparison(facts, "1e-1")["significant"] and comparison(facts, "1e-1")["difference"] > 0
     ),
+    "scores higher than **4**: more text helps more than attention does": lambda facts: (
+        comparison(facts, "4d-4")["low"] > 0
+        and comparison(facts, "4d-4")["significant"]
+        and comparison(facts, "4d-4")["difference"] > comparison(facts, "4-1")["difference"]
+    ),
     "**5m** is no better": lambda facts: not comparison(facts, "5m-5")["significant"],
     "only **8**, which was pretrained, is better than the linear baseline, and **4** is the best": (
         only_8_is_better_and_4_is_best_of_the_others

@@ -191,6 +191,8 @@ def test_seeds_and_variants_of_all_folders_enter_facts_and_answer(changed_logs, 
     assert ", 3 seeds each, 200 test reviews)" in answer
     pooling = next(line for line in answer.splitlines() if line.startswith("Is it attention, or pooling?"))
     assert all(facts["comparisons"][pair]["verdict"] in pooling for pair in ("1m-1", "1m-4"))
+    verdict = facts["comparisons"]["4d-4"]["verdict"]
+    assert f"What if a model may read 512 tokens in place of 256? {verdict}." in answer.splitlines()
 
 
 @pytest.mark.parametrize(
