@@ -132,8 +132,12 @@ def _points(run: Run, metric: str, scale: float) -> list[tuple[int, float]]:
 
 
 def _seeds_and_mean(axis: Axes, curves: Sequence[list[tuple[int, float]]], color: tuple, style: str, name: str) -> None:
-    """A thin line a seed; a thick one of the mean, where every seed has an evaluation after the same steps."""
-    for curve in filter(None, curves):
+    """A thin line a seed that has the metric; a thick one of their mean, where all have an evaluation after the same
+    steps."""
+    curves = [curve for curve in curves if curve]
+    if not curves:
+        return
+    for curve in curves:
         axis.plot(*zip(*curve, strict=True), style, color=color, linewidth=0.7, alpha=0.5)
     steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
     means = [np.mean([dict(curve)[step] for curve in curves]) for step in steps]
