@@ -121,6 +121,20 @@ def test_curves_by_experiment_have_a_panel_each_with_thin_seeds_and_a_thick_mean
     plt.close(figure)
 
 
+def test_curves_draw_the_mean_of_the_seeds_that_have_a_training_sample():
+    def make(seed, sample, accuracy):
+        summary = {"key": "1", "experiment": 1, "architecture": "model", "seed": seed}
+        metrics = {"validation_accuracy": accuracy, "train_sample_accuracy": sample}
+        return Run(Path(), summary, [{"step": step, **metrics} for step in (100, 200)])
+
+    runs = [make(0, 0.9, 0.6), make(1, 0.8, 0.7), make(2, None, 0.5)]
+    figure = curves_by_experiment(runs, ACCURACY_LINES, "accuracy (%)", 100)
+    means = {plot.get_linestyle(): plot.get_ydata() for plot in figure.axes[0].lines if plot.get_linewidth() == 2}
+    assert list(means["--"]) == pytest.approx([85, 85])
+    assert list(means["-"]) == pytest.approx([60, 60])
+    plt.close(figure)
+
+
 def test_learning_curves_show_the_linear_baseline_as_a_line_of_its_own(logs):
     write_run_folder(logs / "baseline", "0", best_validation_accuracy=0.9)
     figure = learning_curves(load_runs(logs))
