@@ -96,7 +96,7 @@ def describe(runs: Sequence[Run], further: Sequence[Run] = ()) -> dict:
     return {
         "runs": described,
         "data": one_each[ranking[0]].summary["data"],
-        "devices": sorted({run.summary["device"] for run in runs}),
+        "devices": sorted({run.summary["device"] for run in [*runs, *further]}),
         "ranking": ranking,
         "best_from_scratch": next(iter(from_scratch), None),
         "fastest": min(assigned, key=lambda m: m["train_seconds"])["key"],

@@ -231,13 +231,15 @@ def table_caption(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> str:
     data = runs[0].summary["data"]
     devices = sorted({run.summary["device"] for run in runs})
     memory = " or ".join(MEMORY_KINDS[kind] for kind in sorted({run.summary["memory"]["kind"] for run in runs}))
-    over_seeds = " Accuracies: means over the seeds ± their standard deviation; all else: of seed 0." if seeds else ""
+    machine = f", on {'; '.join(devices)}."
+    over_seeds = f" Accuracies: means over the seeds ± their standard deviation; all else: of seed 0{machine}"
     return (
         f"Trained on {data['train']:,}, validated on {data['validation']:,} and tested on {data['test']:,} reviews "
-        f"({data['source']}), on {'; '.join(devices)}. Train acc.: {_train_accuracy_meaning(runs)}. Best val. acc.: "
+        f"({data['source']}){'.' if seeds else machine} Train acc.: {_train_accuracy_meaning(runs)}. Best val. acc.: "
         "the highest validation accuracy of all evaluations (in bold the best of the eight). Test acc.: test accuracy "
-        f"of the model kept at that evaluation.{over_seeds} Times are wall-clock: of training, without evaluation; and "
-        f"of one pass over the test reviews. Memory: {memory}, mean over the steps after the first ones."
+        f"of the model kept at that evaluation.{over_seeds if seeds else ''} Times are wall-clock: of training, "
+        f"without evaluation; and of one pass over the test reviews. Memory: {memory}, mean over the steps after the "
+        "first ones."
     )
 
 

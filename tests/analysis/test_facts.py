@@ -109,12 +109,15 @@ def test_accuracies_of_an_experiment_are_means_over_its_seeds_and_costs_those_of
 
 
 def test_ranking_is_by_the_mean_over_seeds(tmp_path):
-    for name, key, seed, accuracy in (("a", "3", 0, 0.8), ("b", "4", 0, 0.85), ("c", "4", 1, 0.7)):
+    for name, key, seed, accuracy in (("a", "3", 0, 0.8), ("b", "4", 0, 0.85)):
         write_run_folder(tmp_path / name, key, seed, best_validation_accuracy=accuracy)
+    write_run_folder(tmp_path / "c", "4", 1, best_validation_accuracy=0.7, device="another")
     runs = load_runs(tmp_path)
     assert describe(runs[:2])["ranking"] == ["4", "3"]
+    assert describe(runs[:2])["devices"] == ["a test"]
     facts = describe(runs[:2], runs[2:])
     assert facts["ranking"] == ["3", "4"]
+    assert facts["devices"] == ["a test", "another"]
     assert facts["frontiers"]["train_seconds"] == ["3"]
 
 

@@ -74,6 +74,14 @@ def test_caption_names_data_machine_and_kind_of_memory(logs):
     assert "2,000" in caption
     assert "a test" in caption
     assert "resident memory" in caption
+    assert "(files), on a test." in caption
+
+
+def test_caption_names_the_machine_of_the_costs_where_seeds_ran_on_another(logs):
+    write_run_folder(logs / "seeds" / "a", "1", seed=1, device="another")
+    caption = table_caption(load_runs(logs), load_runs(logs / "seeds"))
+    assert "all else: of seed 0, on a test." in caption
+    assert "another" not in caption
 
 
 def test_learning_curves_show_every_run_with_labelled_axes(logs):
