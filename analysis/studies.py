@@ -13,6 +13,8 @@ from analysis.sweep import run_folder
 from config import InputError, read_json
 
 TRANSFER = "transfer.json"
+# Comparisons of a row with the linear baseline, that on whole reviews, and the experiment that a variant belongs to.
+DIFFERENCES = ("to_baseline", "to_whole_baseline", "to_experiment")
 
 
 def size_facts(folder: Path, tried: Sequence[Run] = ()) -> dict:
@@ -26,9 +28,10 @@ def size_facts(folder: Path, tried: Sequence[Run] = ()) -> dict:
         `sizes`: the numbers of training reviews, ascending, and `epochs` of each. `validation_reviews` and
         `test_reviews`: how many. `accuracies`: by key, a row a size, as of `mean_accuracy`, with the mean accuracies on
         other reviews in `also` and, for all but the linear baseline, its difference from that in `to_baseline` (as of
-        `compare`; p is adjusted over all of them). `tried`: by key of a variant its row, with the difference from its
-        experiment in `to_experiment`. `passes_baseline`: by key the first size from which on its mean is higher than
-        the linear baseline's at every size, None where there is none.
+        `compare`; p is adjusted over all of them). `tried`: by key of a variant its row, with the differences from its
+        experiment and from the linear baseline on whole reviews in `to_experiment` and `to_whole_baseline`.
+        `passes_baseline`: by key the first size from which on its mean is higher than the linear baseline's at every
+        size, None where there is none.
 
     Raises:
         InputError: a run or its accuracies can't be read, runs of a size were tested on different reviews, a model was
@@ -140,7 +143,7 @@ def _tried_row(group: list[Run], by_size: dict[int, dict[str, list[Run]]]) -> di
         sizes = ", ".join(map(str, sorted(by_size)))
         raise InputError(f"{group[0].folder}: trained on {size} reviews; expected as many as one of the sizes: {sizes}")
     row = {"training_reviews": size, **mean_accuracy(group, TEST_SPLIT_KEYS)}
-    for name, key in (("to_experiment", group[0].key[0]), ("to_baseline", "0")):
+    for name, key in zip(DIFFERENCES, ("0", "0w", group[0].key[0]), strict=True):
         if key in by_size[size]:
             row[name] = compare(group, by_size[size][key], TEST_SPLIT_KEYS)
     return row
@@ -148,7 +151,7 @@ def _tried_row(group: list[Run], by_size: dict[int, dict[str, list[Run]]]) -> di
 
 def _adjust_together(rows: Sequence[dict]) -> None:
     """Their comparisons as dictionaries, with p adjusted over all."""
-    places = [(row, name) for row in rows for name in ("to_baseline", "to_experiment") if name in row]
+    places = [(row, name) for row in rows for name in DIFFERENCES if name in row]
     adjusted = adjust([row[name] for row, name in places])
     for (row, name), comparison in zip(places, adjusted, strict=True):
         row[name] = asdict(comparison) | {"significant": comparison.is_significant}

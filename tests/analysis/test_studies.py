@@ -72,7 +72,9 @@ def test_without_the_linear_baseline_nothing_is_compared_with_it(folder):
     assert "to_baseline" not in facts["accuracies"]["4"][0]
 
 
-def test_a_variant_is_compared_with_its_experiment_at_its_size_in_the_same_family(folder, tmp_path):
+def test_a_variant_is_compared_with_its_experiment_and_the_baselines_at_its_size_in_the_same_family(folder, tmp_path):
+    for size in (1000, 4000, 16000):
+        make_size(folder, size, {("0w", 0): 2})
     data = DATA | {"train": 4000, "fingerprint": "4000 0"}
     write_run_folder(tmp_path.parent / f"{tmp_path.name} tried" / "4r", "4r", 0, range(13), data=data)
     facts = size_facts(folder, load_runs(tmp_path.parent / f"{tmp_path.name} tried"))
@@ -80,8 +82,9 @@ def test_a_variant_is_compared_with_its_experiment_at_its_size_in_the_same_famil
     assert (row["training_reviews"], row["mean"]) == (4000, pytest.approx(1 - 13 / 40))
     assert row["to_experiment"]["difference"] == pytest.approx(-9.5 / 40)
     assert row["to_baseline"]["difference"] == pytest.approx(-7 / 40)
+    assert row["to_whole_baseline"]["difference"] == pytest.approx(-11 / 40)
     comparisons = [row["to_baseline"] for key in "14" for row in facts["accuracies"][key]]
-    comparisons += [row["to_baseline"], row["to_experiment"]]
+    comparisons += [row[name] for name in ("to_baseline", "to_whole_baseline", "to_experiment")]
     expected = false_discovery_control([comparison["p"] for comparison in comparisons])
     assert [comparison["adjusted_p"] for comparison in comparisons] == pytest.approx(expected)
 
