@@ -60,7 +60,7 @@ def size_facts(folder: Path, tried: Sequence[Run] = ()) -> dict:
 
 def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> dict:
     """Mean test accuracy of the seeds of one experiment, with a 95% interval over seeds and reviews; each seed's, and
-    their standard deviation (None of a single one).
+    their standard deviation (None of a single one). The interval stays within 0 and 1.
 
     Args:
         runs: that differ in the seed only.
@@ -74,8 +74,8 @@ def mean_accuracy(runs: Sequence[Run], keys: Sequence[str] = TEST_DATA_KEYS) -> 
         "experiment": runs[0].summary["experiment"],
         "seeds": [run.summary["seed"] for run in runs],
         "mean": mean,
-        "low": low,
-        "high": high,
+        "low": max(low, 0.0),
+        "high": min(high, 1.0),
         "std": float(by_seed.std(ddof=1)) if len(runs) > 1 else None,
         "by_seed": by_seed.tolist(),
         "validation_by_seed": [run.summary["best_validation_accuracy"] for run in runs],

@@ -110,6 +110,15 @@ def test_interval_of_a_single_run_is_that_of_its_reviews(tmp_path):
     assert (facts["low"], facts["high"]) == pytest.approx(share_interval(1700, 2000), abs=1e-3)
 
 
+def test_interval_of_an_accuracy_stays_between_0_and_1(tmp_path):
+    # Two seeds that differ this much say nothing of their mean.
+    write_run_folder(tmp_path / "a", "1", 0, range(20))
+    write_run_folder(tmp_path / "b", "1", 1, range(2))
+    facts = mean_accuracy(load_runs(tmp_path))
+    assert facts["mean"] == pytest.approx(1 - 11 / 40)
+    assert (facts["low"], facts["high"]) == (0, 1)
+
+
 def test_a_folder_without_sizes_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path}: no folders of runs; `python -m analysis.sizes` makes them"):
         size_facts(tmp_path)
