@@ -170,8 +170,8 @@ def _sizes_lines(facts: dict) -> list[str]:
     above = [f"**{key}**" for key, row in last.items() if row["significant"] and row["difference"] > 0]
     who = f"of them only {' and '.join(above)} score{'s' * (len(above) == 1)}" if above else "none of them scores"
     return [
-        f"What changes with more data? On {sizes['sizes'][0]:,} Yelp reviews the best and the worst of those trained "
-        f"from scratch are {100 * apart[0]:.1f} points apart, on {sizes['sizes'][-1]:,} {100 * apart[1]:.1f}; {who} "
+        f"What changes with more data? On {sizes['sizes'][0]:,} Yelp reviews the best and the worst of **1** to **7** "
+        f"are {100 * apart[0]:.1f} points apart, on {sizes['sizes'][-1]:,} {100 * apart[1]:.1f}; {who} "
         "significantly higher than the linear baseline there."
     ]
 
@@ -232,12 +232,15 @@ def table_caption(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> str:
     devices = sorted({run.summary["device"] for run in runs})
     memory = " or ".join(MEMORY_KINDS[kind] for kind in sorted({run.summary["memory"]["kind"] for run in runs}))
     machine = f", on {'; '.join(devices)}."
-    over_seeds = f" Accuracies: means over the seeds ± their standard deviation; all else: of seed 0{machine}"
+    over_seeds = ""
+    if seeds:
+        over_seeds = f" Accuracies: means over the seeds ± their standard deviation; all else: of seed 0{machine}"
+        machine = "."
     return (
         f"Trained on {data['train']:,}, validated on {data['validation']:,} and tested on {data['test']:,} reviews "
-        f"({data['source']}){'.' if seeds else machine} Train acc.: {_train_accuracy_meaning(runs)}. Best val. acc.: "
+        f"({data['source']}){machine} Train acc.: {_train_accuracy_meaning(runs)}. Best val. acc.: "
         "the highest validation accuracy of all evaluations (in bold the best of the eight). Test acc.: test accuracy "
-        f"of the model kept at that evaluation.{over_seeds if seeds else ''} Times are wall-clock: of training, "
+        f"of the model kept at that evaluation.{over_seeds} Times are wall-clock: of training, "
         f"without evaluation; and of one pass over the test reviews. Memory: {memory}, mean over the steps after the "
         "first ones."
     )

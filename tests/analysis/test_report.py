@@ -210,7 +210,7 @@ def test_answer_says_what_changes_with_more_data(significant, end, changed_logs,
         rows = [{"mean": mean, "experiment": int(key), "to_baseline": comparison} for mean in (fewest, most)]
         facts["sizes"]["accuracies"][key] = rows
     assert (
-        "What changes with more data? On 1,000 Yelp reviews the best and the worst of those trained from scratch are "
+        "What changes with more data? On 1,000 Yelp reviews the best and the worst of **1** to **7** are "
         f"20.0 points apart, on 16,000 3.0; {end} higher than the linear baseline there."
     ) in report.answer(facts).splitlines()
 
