@@ -196,6 +196,9 @@ SENTENCES = {
         all(comparison(facts, pair)["significant"] for pair in ("4d-4", "0d-0", "0w-0"))
         and all(comparison(facts, pair)["difference"] > 0 for pair in ("4d-4", "0d-0", "0w-0"))
     ),
+    "though **7**, with two layers, ends level without one": lambda facts: (
+        not comparison(facts, "7w-7")["significant"] and abs(comparison(facts, "7w-7")["difference"]) < 0.01
+    ),
     "**5m** is no better": lambda facts: not comparison(facts, "5m-5")["significant"],
     "only **8**, which was pretrained, is better than the linear baseline, and **4** is the best": (
         only_8_is_better_and_4_is_best_of_the_others
