@@ -131,7 +131,10 @@ class EncoderDecoder(nn.Module):
         """
         _check_tokens(inputs)
         _check_mask(mask, inputs.shape)
-        lengths, encoder = (mask != 0).sum(dim=1).cpu(), self.encoder
+        is_token, encoder = mask != 0, self.encoder
+        if self.decoder is None:
+            return self._both_directions(inputs, is_token)
+        lengths = is_token.sum(dim=1).cpu()
 
         def pack(x: Tensor) -> nn.utils.rnn.PackedSequence:
             return nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -140,11 +143,23 @@ class EncoderDecoder(nn.Module):
             return nn.utils.rnn.pad_packed_sequence(x, batch_first=True, total_length=inputs.shape[1])[0]
 
         x, (h, c) = encoder.rnn(pack(encoder.dropout(encoder.embedding(inputs))))
-        if self.decoder is None:
-            return unpack(x)
         attn = self.decoder.mlp_attn
         x = x if attn is None else pack(attn(unpack(x), mask))
         return unpack(self.decoder.rnn(x, (h[:1], c[:1]))[0])
+
+    def _both_directions(self, inputs: Tensor, is_token: Tensor) -> Tensor:
+        """`packed_steps` of the encoder, (B, T, 2H), without PyTorch's packed sequences, which are slow on a CPU.
+
+        The backward direction reads each review reversed within its own length; the padding comes last in both.
+        """
+        x, forward, zeros = self._embed(inputs)
+        steps = torch.arange(inputs.shape[1], device=inputs.device)
+        from_end = is_token.sum(dim=1, keepdim=True) - 1 - steps
+        order = torch.where(from_end < 0, steps, from_end)[..., None]
+        first_to_last, _ = forward.run(x, zeros)
+        last_to_first, _ = _Direction(self.encoder.rnn, "l0_reverse").run(x.take_along_dim(order, dim=1), zeros)
+        x = torch.cat([first_to_last, last_to_first.take_along_dim(order, dim=1)], dim=-1)
+        return x.masked_fill(~is_token[..., None], 0)
 
     def _count_padding(self, inputs: Tensor, mask: Tensor | None, padded_length: int | None) -> int:
         """Number of padding tokens between `T` and `padded_length`, after a check of the arguments."""
@@ -159,11 +174,15 @@ class EncoderDecoder(nn.Module):
         return padded_length - inputs.shape[1]
 
     def _read_backward(self, inputs: Tensor, num_padding: int) -> tuple[Tensor, "_Direction", States, Tensor]:
-        """Embedded inputs (B, T, E), the forward direction and its first states, the other's outputs (B, T, H)."""
+        """As `_embed`, and the backward direction's outputs (B, T, H)."""
+        x, forward, zeros = self._embed(inputs)
+        return x, forward, zeros, self._run_backward_direction(x, zeros, num_padding)
+
+    def _embed(self, inputs: Tensor) -> tuple[Tensor, "_Direction", States]:
+        """Embedded inputs (B, T, E), the forward direction and its first states."""
         encoder = self.encoder
-        x = encoder.dropout(encoder.embedding(inputs))
         h, c = (state[:1] for state in encoder.initial_states(len(inputs)))
-        return x, _Direction(encoder.rnn, "l0"), (h, c), self._run_backward_direction(x, (h, c), num_padding)
+        return encoder.dropout(encoder.embedding(inputs)), _Direction(encoder.rnn, "l0"), (h, c)
 
     def _run_backward_direction(self, x: Tensor, zeros: States, num_padding: int) -> Tensor:
         """Outputs (B, T, H) of the encoder's backward direction over `x` (B, T, E), the last token's first.

@@ -30,13 +30,14 @@ import numpy as np
 import psutil
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 import reference
 from config import Config, load_config
 from data import Reviews, batch_loader, load_reviews, training_batches
-from lstm import LSTM
+from lstm import LSTM, EncoderDecoder
 from models import ReviewClassifier, build_model
 from train import cache_frozen_features
 from training.checkpoint import checkpoints_of
@@ -363,6 +364,7 @@ def bench_layers(bench: Bench) -> None:
     torch.manual_seed(0)
     small = bench.quick
     bench_lstm(bench, *(8, 32, 64, 64) if small else (32, 256, 256, 256))
+    bench_packed(bench, *(8, 32, 64) if small else (32, 256, 256))
     bench_layer_norm(bench, *(8, 32, 64) if small else (64, 256, 256))
     bench_attention(bench, *(8, 33, 2, 32) if small else (64, 257, 4, 64))
 
@@ -396,6 +398,21 @@ def bench_lstm(bench: Bench, batch: int, steps: int, inputs: int, size: int) -> 
     difference = (ours(x, states)[0] - reference(x, states)[0]).abs().max().item()
     calls = {"scratch": lambda: ours(x, states)[0], "by steps": lambda: ours.forward_reference(x, states)[0]}
     compare_layers(bench, "LSTM", lambda: reference(x, states)[0], calls, difference)
+
+
+def bench_packed(bench: Bench, batch: int, steps: int, size: int) -> None:
+    """`EncoderDecoder.packed_steps` of an encoder; lengths from a half to all of the steps."""
+    model = EncoderDecoder(1000, size, size, encoder_only=True).to(bench.device)
+    lengths = torch.linspace(steps // 2, steps, batch).long()
+    mask = (torch.arange(steps) < lengths[:, None]).to(bench.device)
+    ids = torch.randint(1, 1000, mask.shape, device=bench.device) * mask
+
+    def packed_sequence() -> torch.Tensor:
+        x = pack_padded_sequence(model.encoder.embedding(ids), lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(model.encoder.rnn(x)[0], batch_first=True, total_length=steps)[0]
+
+    difference = (model.packed_steps(ids, mask) - packed_sequence()).abs().max().item()
+    compare_layers(bench, "packed", packed_sequence, {"steps": lambda: model.packed_steps(ids, mask)}, difference)
 
 
 def bench_layer_norm(bench: Bench, batch: int, steps: int, width: int) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from backbones.encoders import BertBackbone, EmbeddingBackbone, LSTMBackbone, TransformerBackbone
 from backbones.pooling import KINDS, Pooling
@@ -94,6 +95,22 @@ def test_packed_review_is_computed_as_if_it_were_alone(decoder, attention):
         alone = model.all_steps(ids[row : row + 1, :length], mask[row : row + 1, :length])
         assert_close(outputs[row, :length], alone[0], name=f"row {row}")
         assert not outputs[row, length:].any()
+
+
+def test_packed_steps_of_an_encoder_are_those_of_a_packed_sequence():
+    model = make_encoder_decoder(decoder=False, attention=False)
+    ids, mask = make_batch()
+    results = []
+    for run in ("packed_steps", "definition"):
+        model.zero_grad()
+        if run == "packed_steps":
+            outputs = model.packed_steps(ids, mask)
+        else:
+            x = pack_padded_sequence(model.encoder.embedding(ids), LENGTHS, batch_first=True, enforce_sorted=False)
+            outputs, _ = pad_packed_sequence(model.encoder.rnn(x)[0], batch_first=True, total_length=FULL)
+        outputs.square().sum().backward()
+        results.append({"outputs": outputs.detach()} | gradients(model))
+    assert_all_close(*results)
 
 
 def test_token_outputs_of_a_transformer_are_its_normalised_states():
