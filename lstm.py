@@ -155,10 +155,15 @@ class EncoderDecoder(nn.Module):
         x, forward, zeros = self._embed(inputs)
         steps = torch.arange(inputs.shape[1], device=inputs.device)
         from_end = is_token.sum(dim=1, keepdim=True) - 1 - steps
-        order = torch.where(from_end < 0, steps, from_end)[..., None]
+        starts = len(steps) * torch.arange(len(inputs), device=inputs.device)[:, None]
+        order = (starts + torch.where(from_end < 0, steps, from_end)).flatten()
+
+        def reverse(x: Tensor) -> Tensor:
+            return x.flatten(0, 1).index_select(0, order).view_as(x)
+
         first_to_last, _ = forward.run(x, zeros)
-        last_to_first, _ = _Direction(self.encoder.rnn, "l0_reverse").run(x.take_along_dim(order, dim=1), zeros)
-        x = torch.cat([first_to_last, last_to_first.take_along_dim(order, dim=1)], dim=-1)
+        last_to_first, _ = _Direction(self.encoder.rnn, "l0_reverse").run(reverse(x), zeros)
+        x = torch.cat([first_to_last, reverse(last_to_first)], dim=-1)
         return x.masked_fill(~is_token[..., None], 0)
 
     def _count_padding(self, inputs: Tensor, mask: Tensor | None, padded_length: int | None) -> int:

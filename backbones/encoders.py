@@ -19,7 +19,8 @@ class LSTMBackbone(nn.Module):
         model: encoder and decoder.
         padded_length: tokens to which every batch counts as padded, so that a review's states don't depend on
             the reviews beside it. None: each review is read from its first to its last token, as if it were alone.
-        pooling: of the steps at the tokens, as in `Pooling`; `"first"` computes no other step.
+        pooling: of the steps at the tokens, as in `Pooling`; `"first"` computes no other step where there is a
+            `padded_length`.
     """
 
     def __init__(self, model: EncoderDecoder, padded_length: int | None, pooling: str = "first"):
