@@ -127,14 +127,16 @@ class EncoderDecoder(nn.Module):
             (B, T, H), or (B, T, 2H) with `encoder_only`; 0 on padding.
 
         Raises:
-            ValueError: the inputs are not integers, or the inputs or the mask have another shape.
+            ValueError: the inputs are not integers, the inputs or the mask have another shape, or a review has no token at
+                its first step.
         """
-        _check_tokens(inputs)
-        _check_mask(mask, inputs.shape)
-        is_token, encoder = mask != 0, self.encoder
+        is_token = self._check_packed(inputs, mask)
         if self.decoder is None:
-            return self._both_directions(inputs, is_token)
-        lengths = is_token.sum(dim=1).cpu()
+            x, forward, zeros, backward_outputs = self._read_packed_backward(inputs, is_token)
+            forward_outputs, _ = forward.run(x, zeros)
+            x = torch.cat([forward_outputs, backward_outputs], dim=-1)
+            return x.masked_fill(~is_token[..., None], 0)
+        lengths, encoder = is_token.sum(dim=1).cpu(), self.encoder
 
         def pack(x: Tensor) -> nn.utils.rnn.PackedSequence:
             return nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
@@ -147,10 +149,30 @@ class EncoderDecoder(nn.Module):
         x = x if attn is None else pack(attn(unpack(x), mask))
         return unpack(self.decoder.rnn(x, (h[:1], c[:1]))[0])
 
-    def _both_directions(self, inputs: Tensor, is_token: Tensor) -> Tensor:
-        """`packed_steps` of the encoder, (B, T, 2H), without PyTorch's packed sequences, which are slow on a CPU.
+    def packed_first_step(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """`packed_steps` at the first token, (B, H) or (B, 2H), with its arguments and errors; an encoder computes
+        no other step of its forward direction."""
+        if self.decoder is not None:
+            return self.packed_steps(inputs, mask)[:, 0]
+        is_token = self._check_packed(inputs, mask)
+        x, forward, zeros, backward_outputs = self._read_packed_backward(inputs, is_token)
+        outputs, _ = forward.run(x[:, :1], zeros)
+        return torch.cat([outputs[:, 0], backward_outputs[:, 0]], dim=-1)
 
-        The backward direction reads each review reversed within its own length; the padding comes last in both.
+    def _check_packed(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Where there are tokens, (B, T) booleans, after a check of the arguments."""
+        _check_tokens(inputs)
+        _check_mask(mask, inputs.shape)
+        is_token = mask != 0
+        if not is_token[:, 0].all():
+            raise ValueError(
+                "each review needs a token, the first at its first step: the inputs are padded on the right"
+            )
+        return is_token
+
+    def _read_packed_backward(self, inputs: Tensor, is_token: Tensor) -> tuple[Tensor, "_Direction", States, Tensor]:
+        """As `_read_backward`, with each review reversed within its own length, so that the padding comes last; the
+        outputs in the order of the inputs. PyTorch's packed sequences, which do the same, are slow on a CPU.
         """
         x, forward, zeros = self._embed(inputs)
         steps = torch.arange(inputs.shape[1], device=inputs.device)
@@ -161,10 +183,8 @@ class EncoderDecoder(nn.Module):
         def reverse(x: Tensor) -> Tensor:
             return x.flatten(0, 1).index_select(0, order).view_as(x)
 
-        first_to_last, _ = forward.run(x, zeros)
-        last_to_first, _ = _Direction(self.encoder.rnn, "l0_reverse").run(reverse(x), zeros)
-        x = torch.cat([first_to_last, reverse(last_to_first)], dim=-1)
-        return x.masked_fill(~is_token[..., None], 0)
+        outputs, _ = _Direction(self.encoder.rnn, "l0_reverse").run(reverse(x), zeros)
+        return x, forward, zeros, reverse(outputs)
 
     def _count_padding(self, inputs: Tensor, mask: Tensor | None, padded_length: int | None) -> int:
         """Number of padding tokens between `T` and `padded_length`, after a check of the arguments."""

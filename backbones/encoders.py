@@ -19,8 +19,7 @@ class LSTMBackbone(nn.Module):
         model: encoder and decoder.
         padded_length: tokens to which every batch counts as padded, so that a review's states don't depend on
             the reviews beside it. None: each review is read from its first to its last token, as if it were alone.
-        pooling: of the steps at the tokens, as in `Pooling`; `"first"` computes no other step where there is a
-            `padded_length`.
+        pooling: of the steps at the tokens, as in `Pooling`; `"first"` computes no other step.
     """
 
     def __init__(self, model: EncoderDecoder, padded_length: int | None, pooling: str = "first"):
@@ -34,6 +33,8 @@ class LSTMBackbone(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if self.padded_length is None:
+            if self.pooling.kind == "first":
+                return self.model.packed_first_step(input_ids, attention_mask)
             return self.pooling(self.model.packed_steps(input_ids, attention_mask), attention_mask)
         if self.pooling.kind == "first":
             return self.model.first_step(input_ids, attention_mask, self.padded_length)

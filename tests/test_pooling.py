@@ -95,6 +95,7 @@ def test_packed_review_is_computed_as_if_it_were_alone(decoder, attention):
         alone = model.all_steps(ids[row : row + 1, :length], mask[row : row + 1, :length])
         assert_close(outputs[row, :length], alone[0], name=f"row {row}")
         assert not outputs[row, length:].any()
+    assert_close(model.packed_first_step(ids, mask), outputs[:, 0])
 
 
 def test_packed_steps_of_an_encoder_are_those_of_a_packed_sequence():
@@ -111,6 +112,16 @@ def test_packed_steps_of_an_encoder_are_those_of_a_packed_sequence():
         outputs.square().sum().backward()
         results.append({"outputs": outputs.detach()} | gradients(model))
     assert_all_close(*results)
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+@pytest.mark.parametrize("run", ["packed_steps", "packed_first_step"])
+def test_packed_review_without_a_token_at_its_first_step_is_refused(decoder, run):
+    model = make_encoder_decoder(decoder, attention=False)
+    ids, mask = make_batch()
+    mask[1] = False
+    with pytest.raises(ValueError, match="each review needs a token"):
+        getattr(model, run)(ids, mask)
 
 
 def test_token_outputs_of_a_transformer_are_its_normalised_states():
