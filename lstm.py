@@ -127,8 +127,8 @@ class EncoderDecoder(nn.Module):
             (B, T, H), or (B, T, 2H) with `encoder_only`; 0 on padding.
 
         Raises:
-            ValueError: the inputs are not integers, the inputs or the mask have another shape, or a review has no token at
-                its first step.
+            ValueError: the inputs are not integers, the inputs or the mask have another shape, or a review has no
+                token at its first step.
         """
         is_token = self._check_packed(inputs, mask)
         if self.decoder is None:
