@@ -150,8 +150,10 @@ class EncoderDecoder(nn.Module):
         return unpack(self.decoder.rnn(x, (h[:1], c[:1]))[0])
 
     def packed_first_step(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """`packed_steps` at the first token, (B, H) or (B, 2H), with its arguments and errors; an encoder computes
-        no other step of its forward direction."""
+        """`packed_steps` at the first token, (B, H) or (B, 2H), with its arguments and errors.
+
+        An encoder computes no other step of its forward direction.
+        """
         if self.decoder is not None:
             return self.packed_steps(inputs, mask)[:, 0]
         is_token = self._check_packed(inputs, mask)

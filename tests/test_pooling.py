@@ -98,17 +98,19 @@ def test_packed_review_is_computed_as_if_it_were_alone(decoder, attention):
     assert_close(model.packed_first_step(ids, mask), outputs[:, 0])
 
 
-def test_packed_steps_of_an_encoder_are_those_of_a_packed_sequence():
+@pytest.mark.parametrize("fast", ["packed_steps", "packed_first_step"])
+def test_packed_encoder_computes_a_packed_sequence(fast):
     model = make_encoder_decoder(decoder=False, attention=False)
     ids, mask = make_batch()
     results = []
-    for run in ("packed_steps", "definition"):
+    for run in (fast, "definition"):
         model.zero_grad()
-        if run == "packed_steps":
-            outputs = model.packed_steps(ids, mask)
+        if run == fast:
+            outputs = getattr(model, fast)(ids, mask)
         else:
             x = pack_padded_sequence(model.encoder.embedding(ids), LENGTHS, batch_first=True, enforce_sorted=False)
             outputs, _ = pad_packed_sequence(model.encoder.rnn(x)[0], batch_first=True, total_length=FULL)
+            outputs = outputs[:, 0] if fast == "packed_first_step" else outputs
         outputs.square().sum().backward()
         results.append({"outputs": outputs.detach()} | gradients(model))
     assert_all_close(*results)
