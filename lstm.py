@@ -127,8 +127,8 @@ class EncoderDecoder(nn.Module):
             (B, T, H), or (B, T, 2H) with `encoder_only`; 0 on padding.
 
         Raises:
-            ValueError: the inputs are not integers, the inputs or the mask have another shape, or a review has no
-                token at its first step.
+            ValueError: the inputs are not integers, the inputs or the mask have another shape, or a row of the mask is
+                not tokens, at least one, and then padding.
         """
         is_token = self._check_packed(inputs, mask)
         if self.decoder is None:
@@ -166,10 +166,9 @@ class EncoderDecoder(nn.Module):
         _check_tokens(inputs)
         _check_mask(mask, inputs.shape)
         is_token = mask != 0
-        if not is_token[:, 0].all():
-            raise ValueError(
-                "each review needs a token, the first at its first step: the inputs are padded on the right"
-            )
+        # A step that is not a token, and then one that is: padding on the left, or a hole.
+        if not (is_token[:, 0] & (is_token[:, 1:] <= is_token[:, :-1]).all(dim=1)).all():
+            raise ValueError("each row of the mask must be tokens, at least one, and then padding")
         return is_token
 
     def _read_packed_backward(self, inputs: Tensor, is_token: Tensor) -> tuple[Tensor, "_Direction", States, Tensor]:

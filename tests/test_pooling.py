@@ -116,13 +116,14 @@ def test_packed_encoder_computes_a_packed_sequence(fast):
     assert_all_close(*results)
 
 
+@pytest.mark.parametrize("row", [[0] * FULL, [0] + [1] * (FULL - 1), [1, 1, 0] + [1] * (FULL - 3)])
 @pytest.mark.parametrize("decoder", [False, True])
 @pytest.mark.parametrize("run", ["packed_steps", "packed_first_step"])
-def test_packed_review_without_a_token_at_its_first_step_is_refused(decoder, run):
+def test_packed_reviews_must_be_padded_on_the_right(row, decoder, run):
     model = make_encoder_decoder(decoder, attention=False)
     ids, mask = make_batch()
-    mask[1] = False
-    with pytest.raises(ValueError, match="each review needs a token"):
+    mask[1] = torch.tensor(row)
+    with pytest.raises(ValueError, match="must be tokens, at least one, and then padding"):
         getattr(model, run)(ids, mask)
 
 
